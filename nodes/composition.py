@@ -1,0 +1,115 @@
+"""A system is a composition: which exchange, which schedule, which policies, which codecs. One YAML a system.
+
+`nodes/systems/*.yaml` are the published ones. Whether a composition is exact is derived from its parts, never declared.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from nodes.methods import Method, MethodError, method_class
+from nodes.policies.stop import make_stop
+from nodes.policies.upload import make_upload
+from nodes.schedules import schedule_names
+from transport.codecs import Codec, make_codec
+
+SYSTEMS = Path(__file__).parent / "systems"
+
+
+class CompositionError(ValueError):
+    """No such system, or a part or option it cannot have; the message names the system and what there is."""
+
+
+class Paper(Struct, frozen=True, forbid_unknown_fields=True):
+    authors: str
+    year: int
+    venue: str = ""
+    url: str = ""
+
+
+class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """The parts. `up`, `down`, `stop`, `upload` are a name or a mapping with a name and options."""
+
+    title: str
+    method: str
+    name: str = ""  # the file's name, or `as` in a configuration
+    paper: Paper | None = None  # None: ours
+    options: dict[str, Any] = {}  # of the method
+    up: str | dict[str, Any] = "dense_fp32"
+    down: str | dict[str, Any] = "dense_fp32"
+    schedule: str = "stop_and_wait"
+    stop: str | dict[str, Any] = "fixed"
+    upload: str | dict[str, Any] = "always"
+    letters: dict[str, str] = {}  # the paper's letter: our name
+    notes: str = ""  # what had to be decided where the paper is silent
+
+    def build(self, vocab_size: int) -> Method:
+        """The method with its codecs for rows of `vocab_size`. Raises CompositionError."""
+        kind = method_class(self.method)
+        known = list(inspect.signature(kind).parameters)[2:]
+        for option in self.options:
+            if option not in known:
+                raise CompositionError(
+                    f"system {self.name}: method {self.method} has no option {option!r}; "
+                    f"it has: {', '.join(known) or 'none'}"
+                )
+        try:
+            return kind(_codec(self.up, vocab_size), _codec(self.down, vocab_size), **self.options)
+        except ValueError as error:
+            raise CompositionError(f"system {self.name}: {error}") from error
+
+    @cached_property
+    def exact(self) -> bool:
+        """Is the output distributed as the target's? All the parts have to say so."""
+        return self.build(vocab_size=2).exact and make_upload(self.upload).exact
+
+    def agreement(self) -> dict[str, Any]:
+        """What both nodes have to hold alike before they may talk: everything that changes tokens or frames."""
+        return {
+            "method": self.method,
+            "options": self.options,
+            "up": self.up,
+            "down": self.down,
+            "stop": self.stop,
+        }
+
+    def check(self) -> System:
+        """Builds every part once, so that a bad one is met before anything is started. Raises CompositionError."""
+        try:
+            make_stop(self.stop)
+            make_upload(self.upload)
+            self.build(vocab_size=2)
+        except (ValueError, MethodError) as error:
+            raise CompositionError(f"system {self.name}: {error}") from error
+        if self.schedule not in schedule_names():
+            raise CompositionError(
+                f"system {self.name}: unknown schedule {self.schedule!r}; there are: {', '.join(schedule_names())}"
+            )
+        return self
+
+
+def _codec(spec: str | dict[str, Any], vocab_size: int) -> Codec:
+    options = {"codec": spec} if isinstance(spec, str) else dict(spec)
+    return make_codec(options.pop("codec", ""), vocab_size, **options)
+
+
+def system_names() -> list[str]:
+    return sorted(path.stem for path in SYSTEMS.glob("*.yaml"))
+
+
+def load_system(name: str, **changes: Any) -> System:
+    """The system of that name, with fields replaced by `changes`. Raises CompositionError."""
+    if name not in system_names():
+        raise CompositionError(f"unknown system {name!r}; there are: {', '.join(system_names())}")
+    fields = yaml.safe_load((SYSTEMS / f"{name}.yaml").read_text(encoding="utf-8"))
+    try:
+        return msgspec.convert({"name": name, **fields, **changes}, System).check()
+    except msgspec.ValidationError as error:
+        raise CompositionError(f"system {name}: {error}") from error

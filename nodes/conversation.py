@@ -1,0 +1,266 @@
+"""One request on the device: its tokens, its epoch, its rounds. Schedules drive it; methods never see it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nodes.channel import Answer, Channel, EdgeError, SessionLost
+from nodes.drafting import Drafter
+from nodes.finish import Finish
+from nodes.methods import Draft
+from nodes.policies.upload import Always
+from nodes.records import RoundRecord
+from nodes.sampling import Coins
+from nodes.session import Session
+from transport.messages import Open, Proposal, payload_bytes
+
+
+@dataclass
+class Ahead:
+    """A draft made on a guess: `prefix` is what the tokens will be if the guess comes true."""
+
+    prefix: list[int]
+    draft: Draft
+
+
+class Conversation:
+    """`tokens` is what is settled: prompt and output. `record(RoundRecord)` receives every round."""
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        channel: Channel | None,
+        upload: Always,
+        session: Session,
+        finish: Finish,
+        coins: Coins,
+        opening: Open,
+        template: RoundRecord,
+        record: Callable[[RoundRecord], None],
+    ) -> None:
+        self.drafter, self.method, self.channel, self.upload = drafter, drafter.method, channel, upload
+        self.session, self.finish, self.coins, self.opening = session, finish, coins, opening
+        self.tokens = list(session.tokens)
+        self.finish_reason: str | None = None
+        self.token_ns: list[int] = []  # when each output token was settled
+        self.rounds = self.retries = self.resumed = 0
+        self._template, self._record = template, record
+        self._now: RoundRecord | None = None
+        self._clock_ns = time.monotonic_ns()  # where the last round ended
+        self._opened = False
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def remaining(self) -> int:
+        return self._remaining_after(self.tokens)
+
+    # What schedules call ----------------------------------------------------------------------------------------------
+
+    def draft(self) -> Draft:
+        """A fresh draft after the settled tokens; empty for methods whose device does not draft."""
+        if not self.method.drafts:
+            return Draft(len(self.tokens), [], [], [], [])
+        limit = self.remaining - self.method.adds
+        return self.drafter.draft(self.session, self.tokens, self.coins, limit)
+
+    def send(self, draft: Draft) -> bool:
+        """Ask the edge about this draft. False: there was nothing to ask, the draft is settled as it stands."""
+        drafted_ns = time.monotonic_ns()
+        up = self.method.propose(draft, self.remaining) if self.upload.worth(draft) else None
+        record = self._begin(drafted_ns)
+        record.n_drafted = len(draft.tokens)
+        if up is None:
+            record.n_unverified = self._commit(draft.tokens)
+            self._end(record)
+            return False
+        self._transmit(up, record)
+        record.encode_ms = (record.sent_ns - drafted_ns) / 1e6
+        return True
+
+    def settle(self, draft: Draft) -> None:
+        """Wait for the verdict and make it so."""
+        while True:
+            try:
+                if self.method.streams:
+                    self._settle_stream()
+                else:
+                    self._settle_round(draft)
+                return
+            except SessionLost:
+                self._resume(draft)
+
+    def draft_ahead(self, draft: Draft) -> Ahead | None:
+        """While the verdict is in flight: suppose all of `draft` stands, guess the token after it, and draft on.
+        None where there is nothing to look ahead to. Stops early when the verdict is there."""
+        prefix = [*self.tokens, *draft.tokens]
+        if self._remaining_after(prefix) <= self.method.adds or self.finish.cut(prefix, len(self.tokens))[1]:
+            return None
+        began_ns = time.monotonic_ns()
+        row = self.drafter.row_after(self.session, prefix)
+        prefix.append(self.method.guess(row, self.coins, len(prefix)))
+        ahead = Ahead(prefix, Draft(len(prefix), [], [], [], []))
+        self._extend(ahead, self._channel.pending)
+        self._current.lookahead_ms = (time.monotonic_ns() - began_ns) / 1e6
+        return ahead
+
+    def take(self, ahead: Ahead | None) -> Draft | None:
+        """The draft made ahead, completed, if the guess came true; otherwise it is thrown away."""
+        if ahead is None:
+            return None
+        record = self._current
+        record.lookahead_hit = ahead.prefix == self.tokens
+        if not record.lookahead_hit:
+            record.n_discarded = len(ahead.draft.tokens)
+            return None
+        self._extend(ahead, lambda: False)
+        return ahead.draft
+
+    def close(self) -> None:
+        self._emit()
+        if self._opened:
+            self._channel.close_session()
+
+    # Rounds -----------------------------------------------------------------------------------------------------------
+
+    def _transmit(self, up: Proposal, record: RoundRecord) -> None:
+        if not self._opened:
+            record.up_wire_bytes += self._channel.open(self.opening)
+            self._opened = True
+        carried = len(self.tokens) - self._channel.edge_holds
+        sent_ns, frames_bytes = self._channel.send(up, self.tokens, self.coins.epoch)
+        record.sent_ns = record.sent_ns or sent_ns  # of the first try: what a repeat costs is network time
+        record.up_wire_bytes += frames_bytes
+        record.up_ideal_bytes += payload_bytes(up) + 4 * carried
+
+    def _resume(self, draft: Draft) -> None:
+        """The edge lost the session: agree again, open it anew with the whole prefix, repeat the round."""
+        self.resumed += 1
+        self._opened = False
+        self._channel.agree()
+        up = self.method.propose(draft, self.remaining)
+        assert up is not None
+        self._transmit(up, self._current)
+
+    def _settle_round(self, draft: Draft) -> None:
+        record = self._current
+        answer = self._hear(record, record.sent_ns)
+        verdict = answer.verdict
+        n = verdict.n_accepted
+        if n > len(draft.tokens):
+            raise EdgeError(f"the edge accepted {n} of {len(draft.tokens)} drafted tokens")
+        tail = self.method.resolve(draft, verdict, self.coins)
+        if inspect.isgenerator(tail):
+            conversation = tail
+            try:
+                follow_up = next(conversation)
+                while True:
+                    sent_ns, frames_bytes = self._channel.follow_up(follow_up)
+                    record.up_wire_bytes += frames_bytes
+                    record.up_ideal_bytes += payload_bytes(follow_up)
+                    record.legs += 1
+                    answer = self._hear(record, sent_ns)
+                    verdict = answer.verdict
+                    follow_up = conversation.send(verdict)
+            except StopIteration as stop:
+                tail = stop.value
+            n = verdict.n_accepted
+        self._channel.edge_holds = len(self.tokens) + n + len(verdict.tail)
+        record.n_accepted = n
+        self._commit([*draft.tokens[:n], *tail])
+        if n < len(draft.tokens):
+            self.coins = self.coins.at_epoch(self.coins.epoch + 1)
+        self._end(record)
+
+    def _settle_stream(self) -> None:
+        record = self._current
+        since_ns, edge_before_ms = max(record.sent_ns, record.start_ns), 0.0
+        while True:
+            answer = self._hear(record, since_ns, edge_before_ms)
+            since_ns, edge_before_ms = answer.received_ns, answer.header.residence_us / 1e3
+            verdict = answer.verdict
+            record.n_accepted = verdict.n_accepted
+            record.n_drafted = getattr(verdict, "drafted", 0)
+            self._channel.edge_holds = len(self.tokens) + len(verdict.tail)
+            self._commit(verdict.tail)
+            if record.n_accepted < record.n_drafted:
+                self.coins = self.coins.at_epoch(self.coins.epoch + 1)
+            self._end(record)
+            if self.finished:
+                return
+            if answer.header.final:
+                raise EdgeError(f"the edge ended the stream with {self.remaining} tokens still to make")
+            record = self._begin(self._clock_ns)
+
+    def _hear(self, record: RoundRecord, since_ns: int, edge_before_ms: float = 0.0) -> Answer:
+        """Wait for a reply and book where its time went: `edge_before_ms` of residence was booked already."""
+        answer = self._channel.wait(self.method.Down)
+        header = answer.header
+        edge_ms = header.residence_us / 1e3 - edge_before_ms
+        roundtrip_ms = (answer.received_ns - since_ns) / 1e6
+        record.attempt = max(record.attempt, self._channel.attempt)
+        record.received_ns = answer.received_ns
+        record.edge_arrived_ns = header.arrived_ns
+        record.roundtrip_ms += roundtrip_ms
+        record.edge_ms += edge_ms
+        record.network_ms += roundtrip_ms - edge_ms
+        record.queue_ms += header.queue_us / 1e3
+        record.verify_ms += header.compute_us / 1e3
+        record.batch = header.batch
+        record.down_wire_bytes += answer.wire_bytes
+        record.down_ideal_bytes += payload_bytes(answer.verdict)
+        return answer
+
+    def _commit(self, tokens: list[int]) -> int:
+        before = len(self.tokens)
+        self.tokens, self.finish_reason = self.finish.cut([*self.tokens, *tokens], before)
+        emitted = len(self.tokens) - before
+        self._current.n_emitted = emitted
+        self.token_ns += [time.monotonic_ns()] * emitted
+        return emitted
+
+    # Records: a round is written once the next begins, when it is known whether its look-ahead hit --------------------
+
+    def _begin(self, drafted_ns: int) -> RoundRecord:
+        self._emit()
+        self.rounds += 1
+        record = RoundRecord(**{name: getattr(self._template, name) for name in RoundRecord.__struct_fields__})
+        record.round = self.rounds
+        record.epoch = self.coins.epoch
+        record.start_ns = self._clock_ns
+        record.draft_ms = (drafted_ns - self._clock_ns) / 1e6
+        self._now = record
+        return record
+
+    def _end(self, record: RoundRecord) -> None:
+        record.end_ns = self._clock_ns = time.monotonic_ns()
+        total_ms = (record.end_ns - record.start_ns) / 1e6
+        record.resolve_ms = total_ms - record.draft_ms - record.encode_ms - record.roundtrip_ms
+        self.retries += record.attempt
+
+    def _emit(self) -> None:
+        if self._now is not None:
+            self._record(self._now)
+            self._now = None
+
+    @property
+    def _current(self) -> RoundRecord:
+        assert self._now is not None, "no round was begun"
+        return self._now
+
+    @property
+    def _channel(self) -> Channel:
+        assert self.channel is not None, "this system has no edge"
+        return self.channel
+
+    def _remaining_after(self, tokens: list[int]) -> int:
+        return self.finish.max_new_tokens - (len(tokens) - self.finish.prompt_tokens)
+
+    def _extend(self, ahead: Ahead, interrupted: Callable[[], bool]) -> None:
+        limit = self._remaining_after(ahead.prefix) - self.method.adds
+        self.drafter.extend(self.session, ahead.prefix, ahead.draft, self.coins, limit, interrupted)

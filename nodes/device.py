@@ -1,0 +1,177 @@
+"""The device node: one draft model, one user. Read this first, with edge.py.
+
+    prompt ─► schedule ─► draft ─► method.propose ─► the wire ─► method.resolve ─► tokens ─► records
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from nodes.channel import Channel
+from nodes.composition import System
+from nodes.conversation import Conversation
+from nodes.drafting import Drafter
+from nodes.engine import Engine, EngineError
+from nodes.finish import Finish
+from nodes.policies.stop import make_stop
+from nodes.policies.upload import make_upload
+from nodes.records import RecordWriter, RequestRecord, RoundRecord
+from nodes.runspec import Prompt, RunSpec, conversation_id
+from nodes.sampling import Coins
+from nodes.schedules import load_schedule
+from nodes.session import Session
+from transport.link import DeviceLink
+from transport.messages import Open
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to be made: this prompt, by this system."""
+
+    system: System
+    prompt: Prompt
+    repeat: int
+    warmup: bool
+
+    @property
+    def request_id(self) -> str:
+        return f"{self.system.name}/{self.prompt.id}/{'warmup' if self.warmup else self.repeat}"
+
+
+def jobs(spec: RunSpec) -> Iterator[Job]:
+    """Warm-up first; then prompt by prompt, all systems on each, starting with another system every time, so that a
+    machine that drifts favours none."""
+    for system in spec.systems:
+        for i in range(spec.warmup):
+            yield Job(system, spec.prompts[i % len(spec.prompts)], -1 - i, warmup=True)
+    turn = 0
+    for repeat in range(spec.repeats):
+        for prompt in spec.prompts:
+            for i in range(len(spec.systems)):
+                yield Job(spec.systems[(turn + i) % len(spec.systems)], prompt, repeat, warmup=False)
+            turn += 1
+
+
+class DeviceNode:
+    """Runs a spec's requests, one after another. `connect(system)` makes a link to the edge: every system has its own,
+    so that none inherits another's congestion window. `interface` is the one to the edge, whose bytes are counted."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: Engine,
+        connect: Callable[[System], DeviceLink],
+        writer: RecordWriter,
+        interface: str | None = None,
+    ) -> None:
+        self.spec, self.engine, self.writer, self.interface = spec, engine, writer, interface
+        self._connect = connect
+        self._channels: dict[str, Channel] = {}
+        self._drafters: dict[str, Drafter] = {}
+
+    def run(self, on_request: Callable[[RequestRecord, int, int], None] = lambda record, done, total: None) -> None:
+        """All jobs; `on_request(record, done, total)` after each. Raises EdgeError, EngineError."""
+        for system in self.spec.systems:  # every handshake first: a refusal should cost no measurement
+            self._drafter(system)
+        todo = list(jobs(self.spec))
+        for done, job in enumerate(todo, 1):
+            on_request(self.serve(job), done, len(todo))
+
+    def serve(self, job: Job) -> RequestRecord:
+        """One request, from its prompt to its last token."""
+        system, drafter = job.system, self._drafter(job.system)
+        prompt = self.engine.tokenizer.encode(job.prompt.text)
+        if not prompt:
+            raise EngineError(f"prompt {job.prompt.id!r} has no tokens: give it some text")
+        eos = frozenset() if self.spec.ignore_eos else self.engine.eos_tokens
+        finish = Finish(len(prompt), self.spec.max_new_tokens, eos, self.spec.stop, self.engine.tokenizer.decode)
+        session = Session(self.spec.sampling, prompt)
+        conversation = conversation_id(job.prompt.id, job.repeat)
+        template = RoundRecord(system.name, job.request_id, job.repeat, job.warmup, 0, 0, 0, 0)
+        before = self._interface_bytes()
+        start_ns = time.monotonic_ns()
+        talk = Conversation(
+            drafter=drafter,
+            channel=self._channels.get(system.name),
+            upload=make_upload(system.upload),
+            session=session,
+            finish=finish,
+            coins=Coins(self.spec.sampling.seed, conversation),
+            opening=Open(
+                0, conversation, self.spec.max_new_tokens, len(prompt), self.spec.stop, self.spec.ignore_eos
+            ),
+            template=template,
+            record=self.writer.round,
+        )
+        error = ""
+        try:
+            load_schedule(system.schedule)(talk)
+        except BaseException as failure:
+            error = str(failure) or type(failure).__name__
+            raise
+        finally:
+            end_ns = time.monotonic_ns()
+            talk.close()
+            self.engine.release(session)
+            record = self._request_record(job, talk, len(prompt), start_ns, end_ns)
+            record.error = error
+            after = self._interface_bytes()
+            if before and after:
+                record.link_up_bytes, record.link_down_bytes = after[0] - before[0], after[1] - before[1]
+            self.writer.request(record)
+        return record
+
+    def close(self) -> None:
+        for channel in self._channels.values():
+            channel.link.close()
+
+    def _drafter(self, system: System) -> Drafter:
+        """The system's parts, made once; those that need the edge shake hands with it."""
+        if system.name not in self._drafters:
+            method = system.build(self.engine.vocab_size)
+            if method.edge:
+                timing = self.spec.timing
+                agreement = self.spec.agreement(system, self.engine)
+                link = self._connect(system)
+                channel = Channel(link, system.name, agreement, timing.retry_after_s, timing.give_up_after_s)
+                self._channels[system.name] = channel
+                channel.agree()
+            self._drafters[system.name] = Drafter(self.engine, method, make_stop(system.stop))
+        return self._drafters[system.name]
+
+    def _interface_bytes(self) -> tuple[int, int] | None:
+        if self.interface is None:
+            return None
+        counters = psutil.net_io_counters(pernic=True, nowrap=False)[self.interface]
+        return counters.bytes_sent, counters.bytes_recv
+
+    def _request_record(
+        self, job: Job, talk: Conversation, prompt_tokens: int, start_ns: int, end_ns: int
+    ) -> RequestRecord:
+        token_ms = [(ns - start_ns) / 1e6 for ns in talk.token_ns]
+        return RequestRecord(
+            system=job.system.name,
+            request_id=job.request_id,
+            prompt_id=job.prompt.id,
+            repeat=job.repeat,
+            warmup=job.warmup,
+            prompt_tokens=prompt_tokens,
+            output_tokens=len(token_ms),
+            tokens=talk.tokens[prompt_tokens:],
+            text=talk.finish.text(talk.tokens)[0],
+            finish_reason=talk.finish_reason or "error",
+            start_ns=start_ns,
+            end_ns=end_ns,
+            ttft_ms=token_ms[0] if token_ms else 0.0,
+            tpot_ms=(token_ms[-1] - token_ms[0]) / (len(token_ms) - 1) if len(token_ms) > 1 else None,
+            e2e_ms=(end_ns - start_ns) / 1e6,
+            token_ms=token_ms,
+            rounds=talk.rounds,
+            retries=talk.retries,
+            resumed=talk.resumed,
+            labels=sorted(self.engine.labels),
+        )

@@ -1,0 +1,58 @@
+"""Drafting: one token at a time, encoded before it is drawn.
+
+A row is encoded, decoded again, and the token is drawn from what came out: the very numbers the verifier will divide
+by. So a lossy uplink codec costs acceptance, never exactness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nodes.engine import Engine
+from nodes.methods import Draft, Method
+from nodes.policies.stop import Confidence, Fixed
+from nodes.sampling import Coins, Row
+from nodes.session import Session
+
+
+class Drafter:
+    """A draft engine with a method's way of drawing and a policy for when to stop."""
+
+    def __init__(self, engine: Engine, method: Method, stop: Fixed | Confidence) -> None:
+        self.engine, self.method, self.stop = engine, method, stop
+
+    def draft(self, session: Session, prefix: list[int], coins: Coins, limit: int) -> Draft:
+        """At most `limit` tokens after `prefix`, less if the policy or an end-of-sequence token says so."""
+        draft = Draft(len(prefix), [], [], [], [])
+        self.extend(session, prefix, draft, coins, limit)
+        return draft
+
+    def extend(
+        self,
+        session: Session,
+        prefix: list[int],
+        draft: Draft,
+        coins: Coins,
+        limit: int,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Draft on until the policy stops, or until `interrupted()`: then False, and a later call goes on from there
+        with the same tokens as if nothing had happened."""
+        while len(draft.tokens) < limit and self.stop.more(draft):
+            if draft.tokens and draft.tokens[-1] in self.engine.eos_tokens:
+                break
+            if interrupted():
+                return False
+            encoded = self.method.up.encode(self.row_after(session, [*prefix, *draft.tokens]))
+            row = self.method.up.decode(encoded)
+            token = self.method.draw(row, coins, draft.base + len(draft.tokens))
+            draft.tokens.append(token)
+            draft.probs.append(float(row[token]))
+            draft.dists.append(row)
+            draft.encoded.append(encoded)
+        return True
+
+    def row_after(self, session: Session, tokens: list[int]) -> Row:
+        """[V] the draft distribution that follows these tokens."""
+        session.become(tokens)
+        return self.engine.forward([session], [1])[0].row(0)
