@@ -1,8 +1,7 @@
 """Engines turn tokens into distributions. The same classes draft on the device and verify on the edge.
 
-Logits never leave an engine: above it everything is a normalised, processed distribution, so a temperature or a top-k
-cannot reach the draw and miss the accept test.
-"""
+Logits never leave an engine: above it everything is a normalised, processed distribution, so a temperature or
+a top-k cannot reach the draw and miss the accept test."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ class EngineError(RuntimeError):
 
 
 class SessionRefused(EngineError):
-    """One session of a batch cannot be fed (too long, unknown token, nothing to feed); the others have not been
-    touched, so the same forward without `session` succeeds."""
+    """One session of a batch cannot be fed (too long, unknown token, nothing to feed); the others have not
+    been touched, so the same forward without `session` succeeds."""
 
     def __init__(self, session: Session, message: str) -> None:
         super().__init__(message)
@@ -59,8 +58,9 @@ class Engine(Protocol):
     labels: frozenset[str]  # what a table must say beside its numbers: "paced", "toy"
 
     def forward(self, sessions: Sequence[Session], rows: Sequence[int]) -> list[Dists]:
-        """Feed each session's tokens[fed:], all in one forward however long each is; returns for session i the
-        distributions after its last rows[i] tokens, and leaves fed == len(tokens). rows[i] <= tokens fed now.
+        """Feed each session's tokens[fed:], all in one forward however long each is; returns for session i
+        the distributions after its last rows[i] tokens, and leaves fed == len(tokens). rows[i] <= tokens fed
+        now.
 
         Raises SessionRefused before anything is fed."""
         ...

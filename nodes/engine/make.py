@@ -1,0 +1,142 @@
+"""From a configuration's `draft:` or `target:` section to an engine. Imports torch only when a model asks for
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from nodes.engine import Engine, EngineError
+from nodes.engine.bundled import KINDS, bundled_paths, list_models
+from nodes.engine.profiles import Pace, load_pace
+
+__all__ = ["EngineSpec", "Role", "list_models", "make_engine", "parse"]
+
+Role = Literal["draft", "target"]
+ENGINES = "bundled:draft, bundled:target, hf:<id or folder>, toy"
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+TOY_OPTIONS: dict[str, tuple[type, ...]] = {
+    "vocab_size": (int,),
+    "acceptance": (int, float),
+    "order": (int,),
+    "sharpness": (int, float),
+    "table_seed": (int,),
+    "eos": (int,),
+}
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """`pace` is a profile's name or a mapping of numbers, `threads` torch's for the whole process (None: as
+    it is)."""
+
+    engine: str
+    pace: str | Mapping[str, Any] | None = None
+    threads: int | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    toy: Mapping[str, Any] = field(default_factory=dict)  # those of TOY_OPTIONS that were given
+
+
+def parse(spec: Mapping[str, Any], role: Role) -> EngineSpec:
+    """Checks everything that can be checked without loading. A key whose value is None counts as not given.
+
+    Raises EngineError naming the key, what would be valid, and the remedy.
+    """
+    given = {key: value for key, value in spec.items() if value is not None}
+    own = [each.name for each in fields(EngineSpec) if each.name != "toy"]
+    unknown = sorted(str(key) for key in given if key not in own and key not in TOY_OPTIONS)
+    if unknown:
+        raise EngineError(
+            f"{role}: unknown key {', '.join(unknown)}; known are {', '.join([*own, *TOY_OPTIONS])}"
+        )
+    engine = given.get("engine")
+    if not isinstance(engine, str):
+        raise EngineError(f"{role}: `engine` is missing; it is one of {ENGINES}")
+    toy = {key: given[key] for key in TOY_OPTIONS if key in given}
+    if toy and engine != "toy":
+        raise EngineError(f"{role}: {', '.join(toy)} are options of engine toy, not of {engine}; remove them")
+    for key, value in toy.items():
+        _check(role, key, value, TOY_OPTIONS[key])
+    if "threads" in given:
+        _check(role, "threads", given["threads"], (int,))
+        if given["threads"] < 1:
+            raise EngineError(f"{role}: threads must be at least 1, not {given['threads']}")
+    _check_choice(role, "dtype", given.get("dtype", "float32"), DTYPES)
+    _check_choice(role, "device", given.get("device", "auto"), DEVICES)
+    _check_engine(role, engine)
+    if "pace" in given:
+        if not isinstance(given["pace"], str | Mapping):
+            raise EngineError(f"{role}: pace must be a profile's name or a mapping, not {given['pace']!r}")
+        load_pace(given["pace"], role)
+    return EngineSpec(**{key: given[key] for key in own if key in given}, toy=toy)
+
+
+def make_engine(spec: Mapping[str, Any], role: Role) -> Engine:
+    """The engine of one node. Raises EngineError; a missing or unreadable model is named with its remedy."""
+    parsed = parse(spec, role)
+    engine = _bare(parsed, role)
+    if parsed.pace is None:
+        return engine
+    from nodes.engine.paced import PacedEngine
+
+    pace: Pace = load_pace(parsed.pace, role)
+    return PacedEngine(engine, pace)
+
+
+def _bare(spec: EngineSpec, role: Role) -> Engine:
+    if spec.engine == "toy":
+        from nodes.engine.toy import ToyEngine
+
+        return ToyEngine(role, **spec.toy)
+    from nodes.engine.hf import HfEngine  # torch: seconds
+
+    kind, _, where = spec.engine.partition(":")
+    model, tokenizer = bundled_paths(where) if kind == "bundled" else (_expanded(where), None)
+    return HfEngine(
+        model,
+        name=spec.engine,
+        tokenizer=tokenizer,
+        dtype=spec.dtype,
+        device=spec.device,
+        threads=spec.threads,
+    )
+
+
+def _check_engine(role: Role, engine: str) -> None:
+    kind, _, where = engine.partition(":")
+    if engine == "toy":
+        return
+    if kind == "bundled" and where in KINDS:
+        bundled_paths(where)
+    elif kind == "hf" and where:
+        if _is_path(where) and not Path(_expanded(where), "config.json").is_file():
+            raise EngineError(
+                f"{role}: no model at {_expanded(where)}: a folder with a config.json is wanted, as "
+                "save_pretrained() writes it; or give a model's id, as hf:owner/name"
+            )
+    else:
+        raise EngineError(f"{role}: unknown engine '{engine}'; it is one of {ENGINES}")
+
+
+def _is_path(where: str) -> bool:
+    return where.startswith((".", "/", "~")) or Path(where).is_dir()
+
+
+def _expanded(where: str) -> str:
+    return str(Path(where).expanduser()) if _is_path(where) else where
+
+
+def _check(role: Role, key: str, value: Any, types: tuple[type, ...]) -> None:
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise EngineError(
+            f"{role}: {key} must be {' or '.join(each.__name__ for each in types)}, not {value!r}"
+        )
+
+
+def _check_choice(role: Role, key: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise EngineError(f"{role}: {key} must be one of {', '.join(choices)}, not {value!r}")
