@@ -1,0 +1,69 @@
+"""How the kernel counts CPU time: of one process in nanoseconds, of the machine in steps of 10 ms."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+
+def cpu_clock(pid: int) -> int:
+    """The kernel's CPU clock of a process, for time.clock_gettime: all its threads, in nanoseconds, no
+    privilege.
+
+    psutil's and /proc's counts of the same move in steps of 10 ms. The number is Linux's own (man
+    clock_getcpuclockid). """
+    return (~pid << 3) | 2
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds a process has used. Raises OSError when it is gone."""
+    return time.clock_gettime_ns(cpu_clock(pid)) / 1e9
+
+
+class CpuTimes:
+    """Busy and stolen CPU seconds of the machine and of each core, in the kernel's steps of 10 ms.
+
+    From a descriptor that stays open where there is one: a quarter of psutil's cost on a cold cache.
+    """
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self.fd = os.open(stat, os.O_RDONLY) if stat.exists() else -1
+        self.tick_s = 1 / os.sysconf("SC_CLK_TCK")
+
+    def machine_s(self) -> float:
+        """Seconds in which cores worked, summed over them."""
+        if self.fd < 0:
+            return _busy_s(psutil.cpu_times())
+        return self._busy_and_steal(os.pread(self.fd, 256, 0).splitlines()[0])[0]
+
+    def cores_s(self) -> list[tuple[float, float]]:
+        """(busy, steal) seconds of each core."""
+        if self.fd < 0:
+            return [(_busy_s(core), getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
+        cores = itertools.takewhile(
+            lambda line: line.startswith(b"cpu"), os.pread(self.fd, 1 << 16, 0).splitlines()[1:]
+        )
+        return [self._busy_and_steal(line) for line in cores]
+
+    def _busy_and_steal(self, line: bytes) -> tuple[float, float]:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+        return (user + nice + system + irq + softirq) * self.tick_s, steal * self.tick_s    # guest is in user
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _busy_s(times: object) -> float:
+    return sum(getattr(times, part, 0.0) for part in ("user", "nice", "system", "irq", "softirq"))
+
+
+def named_pids(pids: Mapping[str, int] | Sequence[int]) -> dict[str, int]:
+    """`{label: pid}`; a bare pid is labelled by its number."""
+    return dict(pids) if isinstance(pids, Mapping) else {f"pid{pid}": pid for pid in pids}

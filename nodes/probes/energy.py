@@ -1,0 +1,233 @@
+"""Joules from samples, after the run: pure, offline, and telescoping, so that the parts sum to the whole.
+
+A counter is followed linearly between two samples. A hole of more than GAP_PERIODS sampling periods is never
+interpolated: what was drawn in it is known as a sum and as nothing finer, so a bound inside it has no value.
+A counter that moves in steps coarser than the sampling is followed from step to step instead of along its
+stairs. """
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.probes import STATUSES
+from nodes.probes.sampler import Sample
+
+GAP_PERIODS = 5.0
+IDLE, GAP = ("idle", "", ""), ("gap", "", "")   # rows of nobody
+
+Interval = tuple[int, int]                      # t0_ns, t1_ns
+Phase = tuple[int, int, str, str, str]          # t0_ns, t1_ns, phase, system, request_id
+
+
+@dataclass(frozen=True)
+class EnergyResult:
+    """Joules in a window, or None where they cannot be known. `source` names the probes that were added.
+
+    Flags: `no_samples` (nothing counts towards this node's energy), `outside` (a bound lies before the first
+    or after the last sample), `gap` (a bound lies in a hole: no value), `spans_gap` (a hole inside: the sum
+    stands, its course is unknown), `counter_reset` (a counter started again inside: what it lost is missing),
+    `below_resolution` (the window is shorter than the counter's step: average over many such windows). """
+
+    joules: float | None
+    status: str
+    source: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass
+class Counter:
+    """The cumulative joules of one channel: what `integrate` works on. Made by `counters`."""
+
+    node: str
+    probe: str
+    channel: str
+    status: str
+    t_ns: NDArray[np.int64]                     # [n] increasing
+    joules: NDArray[np.float64]                 # [n] never falling
+    resets: list[Interval] = field(default_factory=list)
+    gap_periods: float = GAP_PERIODS
+
+    def __post_init__(self) -> None:
+        period_ns = np.median(np.diff(self.t_ns)) if len(self.t_ns) > 1 else 0.0
+        wide = np.flatnonzero(np.diff(self.t_ns) > self.gap_periods * period_ns)
+        self.gaps: list[Interval] = [(int(self.t_ns[i]), int(self.t_ns[i + 1])) for i in wide]
+        self.gaps = sorted({*self.gaps, *self.resets})
+        steps = np.flatnonzero(np.diff(self.joules) > 0) + 1
+        self.step_ns = float(np.median(np.diff(self.t_ns[steps]))) if len(steps) > 1 else float(period_ns)
+        keep = np.arange(len(self.t_ns))
+        if self.step_ns > 1.5 * period_ns:      # a staircase: between steps nothing is known but their sum
+            keep = np.unique(np.concatenate([[0], steps, [len(self.t_ns) - 1]]))
+        self._at = (self.t_ns[keep] - self.t_ns[0]).astype(float)
+        self._joules = self.joules[keep]
+
+    def at(self, t_ns: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Joules at instants within the samples. Whoever asks has looked at `gaps` first."""
+        since_ns = np.asarray(t_ns, dtype=np.int64) - self.t_ns[0]
+        return np.interp(since_ns.astype(float), self._at, self._joules)
+
+
+def counters(
+    samples: Iterable[Sample], node: str | None = None, gap_periods: float = GAP_PERIODS
+) -> list[Counter]:
+    """The node's counted energy channels as counters; those that do not count towards the total are left
+    out.
+    """
+    rows: dict[tuple[str, str, str], list[Sample]] = {}
+    for sample in samples:
+        if sample.total and sample.unit == "j" and node in (None, sample.node):
+            rows.setdefault((sample.node, sample.probe, sample.channel), []).append(sample)
+    found = []
+    for (of_node, probe, channel), group in rows.items():
+        group.sort(key=lambda s: s.t_ns)
+        t_ns = np.array([s.t_ns for s in group], dtype=np.int64)
+        values = np.array([s.value for s in group])
+        rise = np.diff(values, prepend=values[0])
+        fell = np.flatnonzero(rise < 0)         # a restarted sampler counts from zero again
+        rise[fell] = 0.0
+        resets = [(int(t_ns[i - 1]), int(t_ns[i])) for i in fell]
+        status = group[0].status
+        found.append(Counter(of_node, probe, channel, status, t_ns, np.cumsum(rise), resets, gap_periods))
+    return found
+
+
+def integrate(counter: Counter, intervals: Sequence[Interval]) -> list[EnergyResult]:
+    """Joules per interval; None with the reason where a bound falls outside the samples or into a gap."""
+    joules = np.diff(counter.at(np.array(intervals, dtype=np.int64).reshape(-1)).reshape(-1, 2), axis=1)[:, 0]
+    results = []
+    for (t0_ns, t1_ns), value in zip(intervals, joules):
+        flags = _flags(counter, t0_ns, t1_ns)
+        known = not {"outside", "gap"} & set(flags)
+        results.append(EnergyResult(float(value) if known else None, counter.status, counter.probe, flags))
+    return results
+
+
+def _flags(counter: Counter, t0_ns: int, t1_ns: int) -> tuple[str, ...]:
+    flags = []
+    if t0_ns < counter.t_ns[0] or t1_ns > counter.t_ns[-1]:
+        flags.append("outside")
+    if any(a < t0_ns < b or a < t1_ns < b for a, b in counter.gaps):
+        flags.append("gap")
+    if any(t0_ns <= a and b <= t1_ns for a, b in counter.gaps):
+        flags.append("spans_gap")
+    if any(t0_ns <= a and b <= t1_ns for a, b in counter.resets):
+        flags.append("counter_reset")
+    if t1_ns - t0_ns < counter.step_ns:
+        flags.append("below_resolution")
+    return tuple(flags)
+
+
+def energy_between(
+    samples: Iterable[Sample] | Sequence[Counter], node: str, t0_ns: int, t1_ns: int
+) -> EnergyResult:
+    """What a node drew between two instants of its monotonic clock: all its counted channels together.
+
+    Give the samples of a trace, or for many windows of one trace the `counters` made from them once.
+    """
+    parts = [integrate(c, [(t0_ns, t1_ns)])[0] for c in _of(samples, node)]
+    if not parts:
+        return EnergyResult(None, "unsupported", "", ("no_samples",))
+    known = [part.joules for part in parts if part.joules is not None]
+    return EnergyResult(
+        sum(known) if len(known) == len(parts) else None,
+        max((part.status for part in parts), key=STATUSES.index),
+        "+".join(dict.fromkeys(part.source for part in parts)),
+        tuple(dict.fromkeys(flag for part in parts for flag in part.flags)),
+    )
+
+
+def _of(samples: Iterable[Sample] | Sequence[Counter], node: str) -> list[Counter]:
+    given: list[Any] = list(samples)
+    if given and isinstance(given[0], Counter):
+        return [counter for counter in given if counter.node == node]
+    return counters(given, node)
+
+
+def attribute(
+    samples: Iterable[Sample] | Sequence[Counter],
+    phases: Sequence[Phase],
+    node: str,
+    span: Interval | None = None,
+    passive: Sequence[str] = ("wait",),
+) -> list[dict[str, Any]]:
+    """A node's joules by (phase, system, request_id); the time between phases is the row `idle`.
+
+    Instants with several phases at once share their joules equally, except that a `passive` phase yields to
+    any other. A hole in the samples with a phase bound inside becomes the row `gap`, whose joules belong to
+    nobody in particular. The rows sum to what the node drew in `span` (by default all of the samples; clipped
+    to them). """
+    mine = _of(samples, node)
+    if not mine:
+        return []
+    first = max([int(c.t_ns[0]) for c in mine] + ([span[0]] if span else []))
+    last = min([int(c.t_ns[-1]) for c in mine] + ([span[1]] if span else []))
+    bounds = {min(max(t, first), last) for t0, t1, *_ in phases for t in (t0, t1)} | {first, last}
+    torn = [gap for c in mine for gap in c.gaps if any(gap[0] < t < gap[1] for t in bounds)]
+    cuts = sorted(
+        t for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
+        if t in (first, last) or not any(a < t < b for a, b in torn)
+    )
+    joules = np.diff(sum((c.at(cuts) for c in mine), np.zeros(len(cuts))))
+    owners = _owners(cuts, phases, torn, passive)
+
+    status = max((c.status for c in mine), key=STATUSES.index)
+    source = "+".join(dict.fromkeys(c.probe for c in mine))
+    step_ns = max(c.step_ns for c in mine)
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for key in [*(phase[2:] for phase in phases), IDLE, GAP]:
+        rows.setdefault(key, {
+            "node": node, "phase": key[0], "system": key[1], "request_id": key[2],
+            "joules": 0.0, "seconds": 0.0,
+            "windows": 0, "windows_below_resolution": 0, "status": status, "source": source,
+        })
+    for i, keys in enumerate(owners):
+        for key in keys:
+            rows[key]["joules"] += float(joules[i]) / len(keys)
+            rows[key]["seconds"] += (cuts[i + 1] - cuts[i]) / 1e9 / len(keys)
+    for phase in phases:
+        row = rows[phase[2:]]
+        row["windows"] += 1
+        row["windows_below_resolution"] += phase[1] - phase[0] < step_ns
+    return [row for key, row in rows.items() if key != GAP or row["seconds"] > 0]
+
+
+def _owners(
+    cuts: list[int], phases: Sequence[Phase], torn: list[Interval], passive: Sequence[str]
+) -> list[list[tuple[str, str, str]]]:
+    """Who draws between each cut and the next: one sweep over the bounds in the order of time."""
+    opens = sorted((p for p in phases if p[0] < p[1]), key=lambda p: p[0])
+    open_now: list[Phase] = []
+    owners, following = [], 0
+    for t0, t1 in itertools.pairwise(cuts):
+        while following < len(opens) and opens[following][0] <= t0:
+            open_now.append(opens[following])
+            following += 1
+        open_now = [p for p in open_now if p[1] > t0]
+        active = [p for p in open_now if p[2] not in passive] or open_now
+        if any(a <= t0 and t1 <= b for a, b in torn):
+            owners.append([GAP])
+        else:
+            owners.append([phase[2:] for phase in active] or [IDLE])
+    return owners
+
+
+def power_w(
+    samples: Iterable[Sample] | Sequence[Counter], node: str, step_ms: float = 100.0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Mean watts of a node per step, for plotting: [n] t_ns at the middle of the step, [n] watts, NaN in
+    gaps.
+    """
+    mine = _of(samples, node)
+    if not mine:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    step_ns = int(step_ms * 1e6)
+    cuts = np.arange(max(c.t_ns[0] for c in mine), min(c.t_ns[-1] for c in mine), step_ns, dtype=np.int64)
+    watts = np.diff(sum((c.at(cuts) for c in mine), np.zeros(len(cuts)))) / (step_ns / 1e9)
+    for start, end in (gap for c in mine for gap in c.gaps):
+        watts[(cuts[1:] > start) & (cuts[:-1] < end)] = np.nan
+    return cuts[:-1] + step_ns // 2, watts

@@ -1,0 +1,104 @@
+"""Compute, not power: CPU seconds per process and core, memory, context switches, network bytes, frequency,
+heat.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from nodes.probes import Channel, Finding, Probe, Reading
+from nodes.probes.cpu import CpuTimes, cpu_seconds, named_pids
+
+SLOW_S = 1.0    # frequency and temperature cost the most and change the least
+
+
+class PsutilTrace(Probe):
+    """`pids`: processes beside this one, by label or bare. Network counters are those of the namespace of
+    `net_pid` (this process by default). Context switches are of a process's main thread, which is what Linux
+    publishes."""
+
+    name = "psutil_trace"
+
+    def __init__(
+        self,
+        pids: Mapping[str, int] | Sequence[int] = (),
+        net_pid: int | None = None,
+        every_ms: float = 100.0,
+    ) -> None:
+        self.every_ms = every_ms
+        self.processes = {"self": psutil.Process()}
+        self.gone: list[str] = []
+        for label, pid in named_pids(pids).items():
+            try:
+                self.processes[label] = psutil.Process(pid)
+            except psutil.NoSuchProcess:
+                self.gone.append(label)
+        self.cpu_times = CpuTimes()
+        net = Path(f"/proc/{net_pid or 'self'}/net/dev")
+        self.net_fd = os.open(net, os.O_RDONLY) if net.exists() else -1
+        self.slow_due_s = 0.0
+
+    def trial(self) -> Finding:
+        self.slow_due_s = 0.0
+        channels = tuple(Channel(r.channel, r.unit, r.status) for r in self.read())
+        self.slow_due_s = 0.0
+        detail = f"{len(self.processes)} process(es), {psutil.cpu_count()} cores"
+        if self.gone:
+            detail += f"; not running: {', '.join(self.gone)}"
+        resolution_ms = max(10.0, self.every_ms)
+        return Finding(self.name, "measured", detail, resolution_ms=resolution_ms, channels=channels)
+
+    def read(self) -> list[Reading]:
+        values: list[tuple[str, float, str]] = []
+        for label, process in self.processes.items():
+            try:
+                with process.oneshot():
+                    switches = process.num_ctx_switches()
+                    values += [
+                        (f"{label}.cpu", cpu_seconds(process.pid), "s"),
+                        (f"{label}.rss", process.memory_info().rss, "bytes"),
+                        (f"{label}.switches_voluntary", switches.voluntary, "count"),
+                        (f"{label}.switches_involuntary", switches.involuntary, "count"),
+                    ]
+            except (psutil.Error, OSError):
+                continue    # ended: its channels stop, which the trace shows
+        for core, (busy_s, steal_s) in enumerate(self.cpu_times.cores_s()):
+            values += [(f"cpu{core}.busy", busy_s, "s"), (f"cpu{core}.steal", steal_s, "s")]
+        values += self._network()
+        if time.monotonic() >= self.slow_due_s:
+            self.slow_due_s = time.monotonic() + SLOW_S
+            values += self._frequency_and_heat()
+        return [Reading(channel, float(value), unit, "measured") for channel, value, unit in values]
+
+    def _network(self) -> list[tuple[str, float, str]]:
+        if self.net_fd < 0:
+            return []
+        values: list[tuple[str, float, str]] = []
+        for line in os.pread(self.net_fd, 1 << 16, 0).decode().splitlines()[2:]:
+            interface, _, counters = line.partition(":")
+            fields = counters.split()
+            values.append((f"{interface.strip()}.rx", int(fields[0]), "bytes"))
+            values.append((f"{interface.strip()}.tx", int(fields[8]), "bytes"))
+        return values
+
+    def _frequency_and_heat(self) -> list[tuple[str, float, str]]:
+        values: list[tuple[str, float, str]] = []
+        frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+        if frequency and frequency.current:
+            values.append(("cpu.frequency", frequency.current * 1e6, "hz"))
+        sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+        for chip, temperatures in sensors.items():
+            for index, sensor in enumerate(temperatures):
+                values.append((f"{chip}.{sensor.label or index}", sensor.current, "c"))
+        return values
+
+    def close(self) -> None:
+        self.cpu_times.close()
+        if self.net_fd >= 0:
+            os.close(self.net_fd)
+            self.net_fd = -1

@@ -1,0 +1,165 @@
+"""Integration and attribution against closed forms: the parts sum to the whole, and holes stay holes."""
+
+import numpy as np
+import pytest
+
+from nodes.probes.energy import attribute, counters, energy_between, integrate, power_w
+from nodes.probes.sampler import Sample
+
+MS = 1_000_000
+T0 = 10**15 + 7  # an uptime at which float nanoseconds would already be too coarse
+
+
+def trace(
+    joules_at_s,
+    seconds=2.0,
+    period_ms=10.0,
+    jitter=0.1,
+    node="edge",
+    probe="rapl",
+    channel="package-0",
+    status="measured",
+    drop=(),
+    total=True,
+    seed=0,
+):
+    """Samples of a counter that follows `joules_at_s`, jittered; those inside the `drop` windows (s) are lost."""
+    rng = np.random.default_rng(seed)
+    at_s = np.arange(0, seconds + 1e-9, period_ms / 1e3)
+    at_s[1:-1] += rng.uniform(-jitter, jitter, len(at_s) - 2) * period_ms / 1e3
+    return [
+        Sample(T0 + int(t * 1e9), node, probe, channel, float(joules_at_s(t)), "j", status, total)
+        for t in at_s
+        if not any(a < t < b for a, b in drop)
+    ]
+
+
+def ns(seconds):
+    return T0 + int(seconds * 1e9)
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        (lambda t: 3.0 * t, lambda a, b: 3.0 * (b - a)),
+        (lambda t: 2.0 * t + t * t, lambda a, b: 2.0 * (b - a) + b * b - a * a),
+    ],
+    ids=["constant", "ramp"],
+)
+def test_closed_forms(curve, expected):
+    got = energy_between(trace(curve), "edge", ns(0.3051), ns(1.7123))
+    assert got.joules == pytest.approx(expected(0.3051, 1.7123), rel=1e-4)
+    assert (got.status, got.source, got.flags) == ("measured", "rapl", ())
+
+
+def test_parts_sum_to_the_whole():
+    rng = np.random.default_rng(1)
+    (counter,) = counters(trace(lambda t: 5 * t + np.sin(9 * t) / 9))
+    cuts = np.sort(rng.integers(ns(0), ns(2), 500))
+    parts = integrate(counter, list(zip(cuts[:-1].tolist(), cuts[1:].tolist())))
+    (whole,) = integrate(counter, [(int(cuts[0]), int(cuts[-1]))])
+    assert sum(part.joules for part in parts) == pytest.approx(whole.joules, abs=1e-9)
+
+
+def test_a_bound_in_a_gap_has_no_value():
+    samples = trace(lambda t: 3.0 * t, drop=[(0.8, 1.0)])
+    inside = energy_between(samples, "edge", ns(0.5), ns(0.9))
+    assert inside.joules is None and "gap" in inside.flags
+    across = energy_between(samples, "edge", ns(0.5), ns(1.5))
+    assert across.joules == pytest.approx(3.0, rel=1e-3) and across.flags == ("spans_gap",)
+    before = energy_between(samples, "edge", ns(0.5), ns(0.7))
+    assert before.joules == pytest.approx(0.6, rel=1e-3) and before.flags == ()
+
+
+def test_a_few_lost_ticks_are_no_gap():
+    assert energy_between(trace(lambda t: t, drop=[(0.80, 0.83)]), "edge", ns(0.81), ns(1.5)).flags == ()
+
+
+def test_outside_the_samples_is_refused():
+    assert energy_between(trace(lambda t: t), "edge", ns(-0.1), ns(1.0)).flags == ("outside",)
+    assert energy_between(trace(lambda t: t), "edge", ns(-0.1), ns(1.0)).joules is None
+
+
+def test_a_coarse_counter_is_flagged_and_not_followed_along_its_stairs():
+    stairs = trace(lambda t: 30.0 * np.floor(t * 10 + 1e-9) / 10, seconds=4.0)  # 3 J every 100 ms
+    short = energy_between(stairs, "edge", ns(1.12), ns(1.16))
+    assert "below_resolution" in short.flags
+    assert short.joules == pytest.approx(30 * 0.04, rel=0.15)  # along the stairs it would be zero
+    assert energy_between(stairs, "edge", ns(1.0), ns(3.0)).flags == ()
+
+
+def test_only_total_channels_of_the_node_count():
+    samples = trace(lambda t: 2 * t) + trace(lambda t: 3 * t, probe="nvml", channel="gpu0")
+    samples += trace(lambda t: 9 * t, channel="package-0.core", total=False) + trace(
+        lambda t: 7 * t, node="device"
+    )
+    got = energy_between(samples, "edge", ns(0.5), ns(1.5))
+    assert got.joules == pytest.approx(5.0) and got.source == "rapl+nvml"
+    assert energy_between(samples, "nobody", ns(0.5), ns(1.5)).flags == ("no_samples",)
+
+
+def test_a_mixture_is_as_good_as_its_worst_part():
+    samples = trace(lambda t: t) + trace(lambda t: t, probe="guess", status="estimated")
+    assert energy_between(samples, "edge", ns(0.5), ns(1.5)).status == "estimated"
+
+
+def test_a_counter_that_starts_again():
+    first, second = trace(lambda t: 3.0 * t + 100, seconds=1.0), trace(lambda t: 3.0 * t, seconds=1.0)
+    samples = first + [s._replace(t_ns=s.t_ns + int(1.01e9)) for s in second]
+    got = energy_between(samples, "edge", ns(0.5), ns(1.51))
+    assert got.joules == pytest.approx(3.0, rel=1e-3) and "counter_reset" in got.flags  # 10 ms of it unknown
+    assert energy_between(samples, "edge", ns(1.005), ns(1.51)).joules is None
+
+
+PHASES = [
+    (ns(0.2), ns(0.5), "draft", "dssd", "r0"),
+    (ns(0.5), ns(0.9), "wait", "dssd", "r0"),
+    (ns(0.9), ns(1.1), "draft", "dssd", "r1"),
+]
+
+
+def by_phase(rows):
+    return {(row["phase"], row["request_id"]): row for row in rows}
+
+
+def test_attribution_sums_to_the_whole_and_the_rest_is_idle():
+    rows = by_phase(attribute(trace(lambda t: 4.0 * t), PHASES, "edge"))
+    assert rows["draft", "r0"]["joules"] == pytest.approx(1.2, rel=1e-3)
+    assert rows["wait", "r0"]["joules"] == pytest.approx(1.6, rel=1e-3)
+    assert rows["idle", ""]["joules"] == pytest.approx(4.0 * (0.2 + 0.9), rel=1e-3)
+    assert sum(row["joules"] for row in rows.values()) == pytest.approx(8.0, abs=1e-9)
+    assert sum(row["seconds"] for row in rows.values()) == pytest.approx(2.0, abs=1e-9)
+
+
+def test_phases_at_once_share_and_waiting_yields():
+    together = [
+        (ns(0.5), ns(1.5), "verify", "dssd", "a"),
+        (ns(1.0), ns(1.5), "verify", "dssd", "b"),
+        (ns(0.0), ns(2.0), "wait", "dssd", "a"),
+    ]
+    rows = by_phase(attribute(trace(lambda t: 4.0 * t), together, "edge"))
+    assert rows["verify", "a"]["joules"] == pytest.approx(2 + 1, rel=1e-3)
+    assert rows["verify", "b"]["joules"] == pytest.approx(1, rel=1e-3)
+    assert rows["wait", "a"]["joules"] == pytest.approx(4, rel=1e-3)
+    assert sum(row["joules"] for row in rows.values()) == pytest.approx(8.0, abs=1e-9)
+
+
+def test_what_a_gap_hides_is_nobodys():
+    rows = by_phase(attribute(trace(lambda t: 4.0 * t, drop=[(0.4, 0.6)]), PHASES, "edge"))
+    assert rows["gap", ""]["joules"] == pytest.approx(4.0 * 0.2, rel=0.15)
+    assert rows["draft", "r0"]["joules"] == pytest.approx(4.0 * 0.2, rel=0.1)
+    assert sum(row["joules"] for row in rows.values()) == pytest.approx(8.0, abs=1e-9)
+
+
+def test_windows_below_resolution_are_counted():
+    stairs = trace(lambda t: 30.0 * np.floor(t * 10 + 1e-9) / 10)
+    short = [(ns(0.1 + i / 10), ns(0.14 + i / 10), "verify", "dssd", "r0") for i in range(18)]
+    row = by_phase(attribute(stairs, short, "edge"))["verify", "r0"]
+    assert (row["windows"], row["windows_below_resolution"]) == (18, 18)
+    assert row["joules"] == pytest.approx(30 * 0.04 * 18, rel=0.1)  # one is not known, many are
+
+
+def test_power_over_time():
+    t_ns, watts = power_w(trace(lambda t: 4.0 * t, drop=[(0.8, 1.0)]), "edge", step_ms=50)
+    assert np.isnan(watts[(t_ns > ns(0.85)) & (t_ns < ns(0.95))]).all()
+    assert np.nanmax(np.abs(watts - 4.0)) < 0.1

@@ -1,0 +1,212 @@
+"""The sampler: what it writes survives, what it costs and misses is on record."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nodes.probes import Channel, Finding, Probe, ProbeError, Reading, make_probe
+from nodes.probes.energy import energy_between
+from nodes.probes.sampler import Sampler, read_records, read_samples
+
+
+class Ramp(Probe):
+    """Joules at one watt; `hiccup` is called before each read."""
+
+    name = "ramp"
+
+    def __init__(self, hiccup=lambda: None):
+        self.hiccup, self.start_s = hiccup, time.monotonic()
+
+    def trial(self):
+        channel = Channel("node", "j", "measured", total=True)
+        return Finding(self.name, "measured", "a ramp", resolution_ms=1.0, scope="node", channels=(channel,))
+
+    def read(self):
+        self.hiccup()
+        return [Reading("node", time.monotonic() - self.start_s, "j", "measured")]
+
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(1000))
+
+
+def test_trace_follows_a_real_load(tmp_path):
+    pid = os.getpid()
+    probes = [
+        make_probe("psutil_trace", every_ms=20.0),
+        make_probe("psutil_estimate", idle_w=2.0, full_w=10.0, cores=1, pids=[pid]),
+    ]
+    with Sampler(probes, "device", tmp_path) as sampler:
+        time.sleep(0.05)
+        t0_ns, before_s = time.monotonic_ns(), time.process_time()
+        burn(0.5)
+        t1_ns, used_s = time.monotonic_ns(), time.process_time() - before_s
+        time.sleep(0.05)
+    samples = list(read_samples(sampler.path))
+    cpu = [s for s in samples if (s.probe, s.channel) == ("psutil_trace", "self.cpu")]
+    inside = [s.value for s in cpu if t0_ns <= s.t_ns <= t1_ns]
+    assert inside[-1] - inside[0] == pytest.approx(used_s, abs=0.15)
+    got = energy_between(samples, "device", t0_ns, t1_ns)
+    assert (got.status, got.source) == ("estimated", "psutil_estimate")
+    assert got.joules == pytest.approx(2.0 * (t1_ns - t0_ns) / 1e9 + 8.0 * used_s, rel=0.15)
+
+
+def test_cost_and_lateness_are_recorded_and_small(tmp_path):
+    probes = [
+        make_probe("psutil_trace"),
+        make_probe("psutil_estimate", idle_w=1, full_w=2, pids=[os.getpid()]),
+    ]
+    with Sampler(probes, "edge", tmp_path) as sampler:
+        time.sleep(2.0)
+    *_, last = read_records(sampler.path)
+    footer = last["footer"]
+    assert 0 < footer["cpu_s"] < 0.06 * 2.0  # 1 % is the aim; a busy machine's cold caches get some room
+    assert footer["ticks"] + footer["missed"] == pytest.approx(100, abs=10)
+    assert 0 <= footer["late_ms"]["median"] <= footer["late_ms"]["p99"] <= footer["late_ms"]["max"]
+    own = {s.channel: s.value for s in read_samples(sampler.path) if s.probe == "sampler"}
+    assert own["ticks"] == footer["ticks"] and own["cpu"] == footer["cpu_s"]
+
+
+def test_header_says_what_a_reader_needs(tmp_path):
+    with Sampler([Ramp(), make_probe("psutil_estimate")], "edge", tmp_path, interval_ms=10) as sampler:
+        pass
+    header = next(read_records(sampler.path))["header"]
+    assert header["node"] == "edge" and header["interval_ms"] == 10
+    assert {"monotonic_ns", "wall_ns", "boot_id"} <= set(header["clock"])
+    assert [f["status"] for f in header["findings"]] == ["measured", "unsupported"]
+    assert header["energy_source"]["probes"] == ["ramp"] and header["energy_source"]["reason"]
+    assert {s.probe for s in read_samples(sampler.path)} == {"ramp", "sampler"}  # what cannot be read is not
+
+
+def test_long_format(tmp_path):
+    with Sampler([Ramp()], "edge", tmp_path) as sampler:
+        time.sleep(0.1)
+    sample = next(s for s in read_samples(sampler.path) if s.probe == "ramp")
+    assert sample._fields[:7] == ("t_ns", "node", "probe", "channel", "value", "unit", "status")
+    assert sample[1:4] == ("edge", "ramp", "node") and sample[5:] == ("j", "measured", True)
+
+
+def test_missed_ticks_are_recorded_and_not_filled(tmp_path):
+    stalls = iter([0.0] * 5 + [0.2])
+    with Sampler([Ramp(lambda: time.sleep(next(stalls, 0.0)))], "edge", tmp_path, interval_ms=10) as sampler:
+        time.sleep(0.5)
+    gaps = [r["gap"]["missed"] for r in read_records(sampler.path) if "gap" in r]
+    assert sum(gaps) == sampler.missed >= 15 and max(gaps) >= 15
+    times = [s.t_ns for s in read_samples(sampler.path) if s.probe == "ramp"]
+    assert len(times) <= 55 and all(b > a for a, b in itertools.pairwise(times))
+
+
+def test_a_sensor_pulled_out_does_not_end_the_trace(tmp_path):
+    def gone():
+        raise OSError(5, "Input/output error")
+
+    broken = Ramp(gone)
+    broken.name = "broken"
+    with Sampler([broken, Ramp()], "edge", tmp_path) as sampler:
+        time.sleep(0.3)
+    errors = [r["error"] for r in read_records(sampler.path) if "error" in r]
+    assert len(errors) == 1 and errors[0]["probe"] == "broken" and "Input/output" in errors[0]["what"]
+    assert sampler.errors > 5 and sum(s.probe == "ramp" for s in read_samples(sampler.path)) > 5
+
+
+def test_a_slow_probe_does_not_delay_a_fast_one(tmp_path):
+    class Plug(Ramp):
+        blocking, every_ms = True, 100.0
+
+    with Sampler([Plug(lambda: time.sleep(0.08)), Ramp()], "edge", tmp_path, interval_ms=10) as sampler:
+        time.sleep(0.6)
+    counts = [sum(r.get("p") == i for r in read_records(sampler.path)) for i in (0, 1)]
+    assert counts[0] <= 10 and counts[1] > 30
+
+
+def test_a_line_cut_short_is_left_out_and_a_restart_goes_on(tmp_path):
+    with Sampler([Ramp()], "edge", tmp_path) as sampler:
+        time.sleep(0.1)
+    whole = list(read_samples(sampler.path))
+    os.truncate(sampler.path, sampler.path.stat().st_size - 20)  # within the footer
+    assert list(read_samples(sampler.path)) == whole
+    with Sampler([Ramp()], "edge", tmp_path):
+        time.sleep(0.1)
+    assert list(read_samples(sampler.path))[: len(whole)] == whole
+    assert sum("header" in r for r in read_records(sampler.path)) == 2
+
+
+def test_a_line_broken_elsewhere_is_an_error(tmp_path):
+    path = tmp_path / "power.x.jsonl"
+    path.write_text('{"header": {}}\n{"p": 0, "t"\n{"p": 0}\n')
+    with pytest.raises(ProbeError, match="line 2"):
+        list(read_records(path))
+    path.write_text('{"p": 0, "t": 1, "d": 0, "v": [1]}\n')
+    with pytest.raises(ProbeError, match="header"):
+        list(read_samples(path))
+
+
+def standalone(tmp_path, *args):
+    command = [sys.executable, "-m", "nodes.probes.sampler", "--node", "edge", "--out", str(tmp_path), *args]
+    process = subprocess.Popen(command)
+    path, deadline = tmp_path / "power.edge.jsonl", time.monotonic() + 20
+    while not path.exists() or path.stat().st_size < 10_000:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, path
+
+
+def test_sigterm_flushes_everything(tmp_path):
+    process, path = standalone(
+        tmp_path,
+        "--pid",
+        str(os.getpid()),
+        "--probe",
+        f"psutil_estimate:idle_w=1,full_w=2,pids=[{os.getpid()}]",
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    *_, last = read_records(path)
+    assert "footer" in last
+    channels = {(s.probe, s.channel) for s in read_samples(path)}
+    assert {("psutil_trace", f"pid{os.getpid()}.cpu"), ("psutil_estimate", "node")} <= channels
+
+
+def test_sigkill_loses_at_most_the_last_flush(tmp_path):
+    process, path = standalone(tmp_path)
+    killed_ns = time.monotonic_ns()
+    process.kill()
+    process.wait(10)
+    last_ns = max(sample.t_ns for sample in read_samples(path))
+    assert killed_ns - last_ns < 1e9  # flushed every 0.25 s; the rest is this machine being busy
+
+
+def test_ends_with_the_process_it_traces(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process, path = standalone(tmp_path, "--pid", str(child.pid))
+    child.kill()
+    child.wait()
+    assert process.wait(10) == 0
+    assert "footer" in json.loads(path.read_text().splitlines()[-1])
+
+
+def test_a_wrong_option_is_named(tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "nodes.probes.sampler",
+            "--node",
+            "x",
+            "--out",
+            str(tmp_path),
+            "--probe",
+            "psutil_estimate:watt=1",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2 and "no option 'watt'" in result.stderr and "idle_w" in result.stderr
