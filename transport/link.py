@@ -1,0 +1,50 @@
+"""What every link between the nodes offers. `zmq_link` is the real one, `inproc` the one for tests and toys.
+
+Frames are opaque here: `wire` makes and reads them. Each end has one hidden thread that owns the socket and stamps
+arrivals, so a busy compute loop never books its own slowness as network time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+Frames = list[bytes]
+
+
+class LinkError(RuntimeError):
+    """The link cannot be made or was lost; the message names the end, the address and the remedy."""
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A message and when it came in: `arrived_ns` on this host's monotonic clock; `peer` is the sender's routing id.
+
+    `reconnected` (device side, frames empty): the connection was lost and is back, so whatever was in flight may be
+    gone and should be sent again.
+    """
+
+    peer: bytes
+    frames: Frames
+    arrived_ns: int
+    reconnected: bool = False
+
+
+class DeviceLink(Protocol):
+    def send(self, frames: Frames) -> int:
+        """Hand a message to the socket's thread; returns the monotonic ns of the hand-over."""
+        ...
+
+    def receive(self, timeout_s: float | None = None) -> Arrival | None:
+        """Next arrival, or None when `timeout_s` passed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EdgeLink(Protocol):
+    def send(self, peer: bytes, frames: Frames) -> int: ...
+
+    def receive(self, timeout_s: float | None = None) -> Arrival | None: ...
+
+    def close(self) -> None: ...
