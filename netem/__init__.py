@@ -1,0 +1,14 @@
+"""The laboratory's link: declared in YAML, built from real `tc netem`, measured before it is believed.
+
+    spec      what a link is (pydantic; impossible values are errors)
+    profiles  named links with their source
+    plan      spec -> commands, as pure data
+    apply     runs commands, reads back what the kernel says
+    journal   what was made, on disk before it is made, so that it can be undone
+    uml       the user-mode Linux router, for kernels without sch_netem
+    lab       open_lab(): a device, a router and an edge; teardown guaranteed
+    check     measures RTT, loss and rate of a lab against its declaration
+    doctor    what this machine can do, and the command that mends what it cannot
+
+Knows nothing of nodes, messages or models, and imports nothing of this project outside this folder.
+"""

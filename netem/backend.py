@@ -1,0 +1,108 @@
+"""Which way this machine can build a link, found out by trying, never by a list of loaded modules."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from netem.apply import execute
+from netem.errors import BackendError, CommandError
+from netem.initramfs import inputs
+from netem.spec import LinkSpec, TcpSpec
+
+Backend = Literal["loopback", "netns", "uml"]
+MODULES_BY_DISTRIBUTION = {
+    "debian": "apt install linux-image-$(uname -r)",
+    "ubuntu": "apt install linux-modules-extra-$(uname -r)",
+    "fedora": "dnf install kernel-modules-extra-$(uname -r)",
+    "rhel": "dnf install kernel-modules-extra-$(uname -r)",
+    "centos": "dnf install kernel-modules-extra-$(uname -r)",
+}
+
+
+def choose_backend(spec: LinkSpec) -> Backend:
+    """Raises BackendError when nothing here can build the link, saying what was tried and what mends it."""
+    pins_tcp = spec.tcp != TcpSpec()
+    if spec.backend == "loopback":
+        if spec.is_shaped or pins_tcp:
+            raise BackendError(
+                "backend loopback cannot shape a link or pin TCP: on `lo` every packet would be impaired twice and in"
+                " units of 64 kB. Use backend auto, netns or uml, or declare nothing"
+            )
+        return "loopback"
+    if spec.backend == "auto" and not spec.is_shaped and not pins_tcp:
+        return "loopback"
+    tried = []
+    for backend in ("netns", "uml") if spec.backend == "auto" else (spec.backend,):
+        problem = why_not(backend, spec.is_shaped)  # type: ignore[arg-type]
+        if problem is None:
+            return backend  # type: ignore[return-value]
+        tried.append(f"{backend}: {problem}")
+    raise BackendError("no way to build this link here\n  " + "\n  ".join(tried))
+
+
+def why_not(backend: Literal["netns", "uml"], shaped: bool = True) -> str | None:
+    """None when the backend works here, else what is in the way and the command that mends it."""
+    if os.geteuid() != 0:
+        return "network namespaces need root: run with sudo"
+    try:
+        execute(["unshare", "--net", "true"])
+    except CommandError as error:
+        return f"namespaces cannot be made here ({error.said}): run on the machine itself, or in a privileged container"
+    if backend == "netns":
+        return why_no_netem() if shaped else None
+    if not Path("/dev/net/tun").exists():
+        return "/dev/net/tun is missing: modprobe tun"
+    try:
+        inputs()
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def why_no_netem() -> str | None:
+    """Tries netem on the loopback of a throw-away namespace."""
+    try:
+        execute(["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
+    except CommandError as error:
+        if "not installed" in error.said:
+            return f"{error.said}: apt install iproute2"
+        first = error.said.splitlines()[0] if error.said else "tc failed"
+        return f"this kernel has no sch_netem ({first}): {modules_command()}, then modprobe sch_netem"
+    return None
+
+
+def modules_command() -> str:
+    """The command that installs this distribution's extra kernel modules."""
+    try:
+        release = dict(
+            line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
+        )
+    except OSError:
+        release = {}
+    likes = [release.get("ID", ""), *release.get("ID_LIKE", "").strip('"').split()]
+    known = [
+        MODULES_BY_DISTRIBUTION[like.strip('"')]
+        for like in likes
+        if like.strip('"') in MODULES_BY_DISTRIBUTION
+    ]
+    return known[0] if known else "install your distribution's extra kernel modules"
+
+
+def available_congestion() -> list[str]:
+    return Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+
+
+def choose_congestion(wished: str | None) -> str:
+    """The one asked for; else cubic, the default of nearly every Linux; else this kernel's own default."""
+    available = available_congestion()
+    if wished is None:
+        default = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+        return "cubic" if "cubic" in available else default
+    if wished not in available:
+        raise BackendError(
+            f"tcp.congestion '{wished}' is not in this kernel, which has {', '.join(available)}:"
+            f" modprobe tcp_{wished}, or choose one of these"
+        )
+    return wished

@@ -1,0 +1,174 @@
+"""What a lab has made, on disk before it is made; so that after a SIGKILL, a crash or a lost terminal it can be undone.
+
+One folder per lab under the state directory, with `journal.json` and the lab's scratch files. Only what a journal
+names is ever undone, and only when the process that wrote it is gone: nothing is found by the pattern of its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from netem.apply import execute
+from netem.errors import CommandError, LinkError
+
+KILL_WAIT_S = 5.0
+
+
+def state_dir() -> Path:
+    """$DSSD_STATE_DIR, else /run/dssd for root, else $XDG_RUNTIME_DIR/dssd (or a folder of the user's in /tmp)."""
+    if chosen := os.environ.get("DSSD_STATE_DIR"):
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/run/dssd")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "dssd" if runtime else Path(f"/tmp/dssd-{os.getuid()}")
+
+
+@dataclass
+class Journal:
+    """One lab: who owns it (pid, when that process started, in which boot) and the namespaces it consists of."""
+
+    lab_id: str
+    namespaces: list[str]
+    undo: list[list[str]]
+    backend: str = ""
+    pid: int = field(default_factory=os.getpid)
+    started_ticks: int = -1
+    boot_id: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return state_dir() / self.lab_id
+
+    def write(self) -> None:
+        """Raises LinkError when a lab of that name is there already."""
+        self.started_ticks, self.boot_id = started_ticks(self.pid), boot_id()
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise LinkError(
+                f"a lab named '{self.lab_id}' is up already (see {self.folder}): choose another name, or"
+                " `dssd doctor --clean` if its owner is dead"
+            ) from None
+        except PermissionError as error:
+            raise LinkError(
+                f"cannot write {self.folder} ({error.strerror}): run as root or set DSSD_STATE_DIR"
+            ) from None
+        draft = self.folder / "journal.tmp"
+        draft.write_text(json.dumps(asdict(self), indent=1))
+        draft.rename(self.folder / "journal.json")
+
+    def owner_lives(self) -> bool:
+        return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid)
+
+    def close(self) -> list[str]:
+        """Kill what runs in the lab's namespaces, delete them, forget the lab. Idempotent; returns what went wrong."""
+        problems = []
+        if self.boot_id in ("", boot_id()):
+            for name in self.namespaces:
+                problems += kill_members(name)
+            for argv in self.undo:
+                problems += _undo(argv)
+        if not problems:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return problems
+
+
+def kill_members(namespace: str) -> list[str]:
+    """End every process whose network namespace is this one; a pid file descriptor makes sure it is that process."""
+    path = Path("/run/netns") / namespace
+    deadline_s = time.monotonic() + KILL_WAIT_S
+    while members := _members(path):
+        if time.monotonic() > deadline_s:
+            return [f"processes {members} in namespace {namespace} did not end"]
+        for pid in members:
+            try:
+                handle = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if pid in _members(path, [pid]):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(handle)
+        time.sleep(0.01)
+    return []
+
+
+def journals() -> list[Journal]:
+    """All journals of this machine's state directory; an unreadable one is skipped, its lab was never begun."""
+    found = []
+    for path in sorted(state_dir().glob("*/journal.json")):
+        try:
+            found.append(Journal(**json.loads(path.read_text())))
+        except (OSError, ValueError, TypeError):
+            continue
+    return found
+
+
+def leftovers() -> list[Journal]:
+    """Labs whose owner is dead."""
+    return [journal for journal in journals() if not journal.owner_lives()]
+
+
+def clean_leftovers() -> list[str]:
+    """Undo every lab whose owner is dead; living labs are not touched. Returns the names of those undone.
+
+    Raises LinkError naming what could not be undone.
+    """
+    cleaned, problems = [], []
+    for journal in leftovers():
+        trouble = journal.close()
+        problems += [f"{journal.lab_id}: {text}" for text in trouble]
+        cleaned += [] if trouble else [journal.lab_id]
+    if problems:
+        raise LinkError("could not undo all leftovers:\n  " + "\n  ".join(problems))
+    return cleaned
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def started_ticks(pid: int) -> int:
+    """When the process started, in clock ticks since boot; with the pid it names one process for good. -1: none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    fields = stat.rpartition(")")[2].split()
+    return -1 if fields[0] in "ZX" else int(fields[19])
+
+
+def _members(namespace: Path, among: Sequence[int] | None = None) -> list[int]:
+    try:
+        wanted = namespace.stat().st_ino
+    except OSError:
+        return []
+    found = []
+    for pid in among if among is not None else [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        try:
+            inside = os.stat(f"/proc/{pid}/ns/net").st_ino == wanted
+            if inside and started_ticks(pid) != -1:
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def _undo(argv: list[str]) -> list[str]:
+    try:
+        execute(argv)
+    except CommandError as error:
+        gone = "No such file or directory" in error.said or "Cannot find" in error.said
+        return [] if gone else [str(error)]
+    return []

@@ -1,0 +1,251 @@
+"""A laboratory: a device host and an edge host, joined by a link that is what it was declared to be.
+
+    with exit_on_sigterm(), open_lab(LinkSpec(rtt_ms=40, rate_mbps=10)) as lab:
+        subprocess.Popen(lab.edge.wrap(["python", "-m", "nodes.edge", "--bind", lab.edge.address]))
+
+Whatever happens inside the `with`, an exception, Ctrl-C or (with `exit_on_sigterm`) SIGTERM, the namespaces, their
+processes and the router are gone afterwards; after a SIGKILL, `journal.clean_leftovers` does it. Open a lab from a
+thread that outlives it, best the main one: the router dies with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TextIO
+
+from netem import plan
+from netem.apply import applied_values, differences, execute, our_netem
+from netem.backend import choose_backend, choose_congestion
+from netem.errors import LinkError
+from netem.inside import open_counters, parse_counters, tcp_in_force
+from netem.journal import Journal, clean_leftovers
+from netem.plan import INTERFACE, LabNames, Place, Step
+from netem.spec import DIRECTIONS, Direction, LinkSpec
+from netem.uml import UmlRouter
+
+LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+
+
+@dataclass(frozen=True)
+class Host:
+    """One end of the link, as its processes see it."""
+
+    name: Literal["device", "edge"]
+    address: str
+    interface: str
+    namespace: str | None  # None: this machine's own, as in the loopback backend
+    _counters: TextIO | None = field(default=None, repr=False, compare=False)
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        """The command that runs `argv` on this host."""
+        if self.namespace is None:
+            return list(argv)
+        return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *argv]
+
+    def read_counters(self) -> dict[str, int]:
+        """`rx_bytes tx_bytes rx_packets tx_packets` of the host's interface so far, Ethernet headers included.
+
+        Cheap (no process is started), from any thread, while anything runs. On loopback: of the whole machine's `lo`.
+        """
+        if self._counters is None or self._counters.closed:
+            raise LinkError(f"the lab of host {self.name} is not up")
+        return parse_counters(self._counters, self.interface)
+
+
+class Lab:
+    """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back, not believed."""
+
+    def __init__(self, name: str, backend: str, spec: LinkSpec) -> None:
+        self.name = name
+        self.backend = backend
+        self.spec = spec
+        self.applied: dict[str, dict[str, Any]] = {}
+        self.tcp: dict[str, dict[str, Any]] = {}
+        self.device = self.edge = Host("device", "127.0.0.1", "lo", None)
+        self._names = LabNames(name)
+        self._journal: Journal | None = None
+        self._router: UmlRouter | None = None
+        self._cut: set[Direction] = set()
+
+    def change(self, spec: LinkSpec) -> None:
+        """Give the live link another shape; packets in flight stay in flight (see plan.reshape for the exceptions).
+
+        Only `up` and `down` may differ. Raises LinkError when the kernel did not take the new values.
+        """
+        self._needs_router("change the link")
+        if spec.tcp != self.spec.tcp:
+            raise LinkError("the TCP settings of a live lab cannot be changed: open another lab")
+        for which in DIRECTIONS:
+            before, after = self.spec.direction(which), spec.direction(which)
+            if before != after:
+                self._run(plan.reshape(which, before, after))
+        self.spec = spec
+        self._read_back()
+
+    def cut(self, which: Direction | None = None) -> None:
+        """A hard outage: from now on the router drops everything (or one direction), silently, as a lost radio does."""
+        self._needs_router("cut the link")
+        for direction in [which] if which else DIRECTIONS:
+            self._run(plan.cut(self._names, direction))
+            self._cut.add(direction)
+
+    def mend(self) -> None:
+        """End an outage."""
+        for direction in sorted(self._cut):
+            self._run(plan.mend(self._names, direction))
+        self._cut.clear()
+
+    def exec_counters(self) -> dict[str, dict[str, int]]:
+        """netem's own statistics per shaped direction: bytes and packets sent on, drops (lost or queue full), queue."""
+        return {
+            which: {
+                key: int(qdisc[key]) for key in ("bytes", "packets", "drops", "overlimits", "qlen", "backlog")
+            }
+            for which in DIRECTIONS
+            if (qdisc := self._qdisc(which)) is not None
+        }
+
+    def close(self) -> None:
+        """Take everything down. Idempotent. Raises LinkError naming what could not be removed."""
+        if self._router is not None:
+            self._router.stop()
+        for host in (self.device, self.edge):
+            if host._counters is not None:
+                host._counters.close()  # an open counter would keep the namespace alive
+        journal, self._journal = self._journal, None
+        if journal is not None and (problems := journal.close()):
+            raise LinkError(f"lab {self.name} was not removed completely:\n  " + "\n  ".join(problems))
+
+    def _open(self) -> None:
+        if self.backend == "loopback":
+            self.device = Host("device", "127.0.0.1", "lo", None, open_counters(None))
+            self.edge = Host("edge", "127.0.0.1", "lo", None, open_counters(None))
+            self.tcp = {"device": tcp_in_force(None, "lo"), "edge": tcp_in_force(None, "lo")}
+            return
+        congestion = choose_congestion(self.spec.tcp.congestion)
+        made = plan.namespaces(self._names)
+        clean_leftovers()
+        journal = Journal(
+            self.name, list(self._names.namespaces), [list(step.argv) for step in made.undo], self.backend
+        )
+        journal.write()
+        self._journal = journal
+        self._run(made.steps)
+        shaping = plan.router(self._names, self.spec)
+        if self.backend == "netns":
+            self._run([*plan.veth_wires(self._names), *shaping])
+        else:
+            make, move = plan.tap_wires(self._names)
+            self._run(make)
+            self._router = UmlRouter(self._names, journal.folder)
+            self._router.wait_until_up()
+            self._run(
+                [*shaping, *move]
+            )  # the guest opens a tap when it brings its port up; only then may it move
+        for end in plan.ENDS:
+            self._run(plan.host(self._names, end, self.spec.tcp, congestion))
+        self.device, self.edge = self._host("device"), self._host("edge")
+        self._read_back()
+        for host in (self.device, self.edge):
+            self.tcp[host.name] = tcp_in_force(host.namespace, host.interface)
+
+    def _host(self, name: Literal["device", "edge"]) -> Host:
+        namespace = self._names.namespace(name)
+        return Host(name, self._names.address(name), INTERFACE, namespace, open_counters(namespace))
+
+    def _run(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self._run_one(step.place, step.argv)
+
+    def _run_one(self, place: Place, argv: Sequence[str]) -> str:
+        if place == "router" and self._router is not None:
+            return self._router.run(argv)
+        return execute(plan.in_place(Step(place, tuple(argv)), self._names))
+
+    def _qdisc(self, which: Direction) -> dict[str, Any] | None:
+        if self.backend == "loopback":
+            return None
+        return our_netem(
+            self._run_one("router", ["tc", "-j", "-s", "qdisc", "show", "dev", plan.PORTS[which]])
+        )
+
+    def _read_back(self) -> None:
+        problems = []
+        for which in DIRECTIONS:
+            self.applied[which] = applied_values(self._qdisc(which))
+            problems += [
+                f"{which}: {text}" for text in differences(self.spec.direction(which), self.applied[which])
+            ]
+        if problems:
+            raise LinkError("the kernel did not take the link as declared:\n  " + "\n  ".join(problems))
+
+    def _needs_router(self, wish: str) -> None:
+        if self.backend == "loopback":
+            raise LinkError(f"cannot {wish} on loopback: open the lab with backend netns or uml")
+
+    def describe(self) -> dict[str, Any]:
+        """What a run records about its link, apart from what was observed."""
+        return json.loads(
+            json.dumps(
+                {
+                    "name": self.name,
+                    "backend": self.backend,
+                    "declared": self.spec.model_dump(),
+                    "applied": self.applied,
+                    "tcp": self.tcp,
+                }
+            )
+        )
+
+
+@contextmanager
+def open_lab(spec: LinkSpec, name: str | None = None) -> Iterator[Lab]:
+    """Build the link, hand it out, take it down.
+
+    Raises BackendError when this machine cannot build it (with the command that mends it), LinkError when a lab of
+    that name is up or the kernel did not take the link as declared, CommandError when a command fails.
+    """
+    if name is not None and not LAB_NAME.fullmatch(name):
+        raise LinkError(f"lab name '{name}' must be 1 to 31 of a-z, 0-9 and '-'")
+    lab = Lab(name or secrets.token_hex(4), choose_backend(spec), spec)
+    try:
+        lab._open()
+        yield lab
+    finally:
+        with _undisturbed():
+            lab.close()
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program as an exception does, so that every `with` is left. Main thread only."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C waits until the teardown is done (each of its commands has a time limit)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)

@@ -1,0 +1,155 @@
+"""A router that is a user-mode Linux guest: a whole kernel, as an ordinary process, with the netem this one lacks.
+
+It opens two taps, boots in about two seconds, takes commands line by line on its console and answers there.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from netem.apply import COMMAND_TIMEOUT_S
+from netem.errors import CommandError, LinkError
+from netem.initramfs import DONE, READY, TOOLS, find_tool, initramfs
+from netem.plan import LabNames, mac
+
+BOOT_TIMEOUT_S = 60.0
+MEMORY = "96M"
+LAUNCHER = Path(__file__).with_name("guest_exec.py")
+# The guest's programs must not use registers that the guest may not save: see guest_exec.py. SSE2 is always there.
+SSE_ONLY = "GLIBC_TUNABLES=glibc.cpu.hwcaps=" + ",".join(
+    f"-{name}"
+    for name in (
+        "AVX",
+        "AVX2",
+        "AVX512F",
+        "AVX512VL",
+        "AVX512BW",
+        "AVX512DQ",
+        "AVX512CD",
+        "AVX_Fast_Unaligned_Load",
+        "AVX2_Usable",
+        "XSAVE",
+        "XSAVEC",
+    )
+)
+
+
+class UmlRouter:
+    """One guest. `run` is safe to call from several threads."""
+
+    def __init__(self, names: LabNames, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._unread = b""
+        self._process = self._start(names, folder)
+
+    def _start(self, names: LabNames, folder: Path) -> subprocess.Popen[bytes]:
+        vectors = [
+            f"vec{index}:transport=tap,ifname=to_{end},depth=128,gro=0,mac={mac('router', end)}"  # type: ignore[arg-type]
+            for index, end in enumerate(("device", "edge"))
+        ]
+        guest = [
+            str(find_tool("linux.uml")),
+            f"mem={MEMORY}",
+            f"initrd={initramfs()}",
+            f"uml_dir={folder}",
+            "umid=uml",
+            "con=null",
+            "con0=fd:0,fd:1",
+            *vectors,
+            SSE_ONLY,
+            "quiet",
+            "loglevel=0",
+            "panic=-1",
+        ]
+        enter = ["nsenter", f"--net=/run/netns/{names.namespace('router')}", "--"]
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(LAUNCHER), *enter, *guest],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the owner, who ends the guest when the lab is down
+            env={**os.environ, "TMPDIR": "/dev/shm"} if os.path.isdir("/dev/shm") else None,
+        )
+
+    def wait_until_up(self) -> None:
+        """Raises LinkError with the guest's last words when it does not come up."""
+        said = self._read_to(READY, BOOT_TIMEOUT_S)
+        if said is None:
+            raise LinkError(
+                f"the user-mode Linux router did not boot within {BOOT_TIMEOUT_S:g} s:\n{self._tail()}"
+            )
+        for index, end in enumerate(("device", "edge")):
+            self.run(["ip", "link", "set", f"vec{index}", "name", f"to_{end}"])
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Run a command in the guest and return what it printed. Raises CommandError when it fails."""
+        line = shlex.join([f"/sbin/{argv[0]}" if argv[0] in TOOLS else argv[0], *argv[1:]])
+        with self._lock:
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.write(line.encode() + b"\n")
+                self._process.stdin.flush()
+            except OSError:
+                raise CommandError(argv, "the user-mode Linux router is gone", "router") from None
+            said = self._read_to(DONE, COMMAND_TIMEOUT_S)
+        if said is None:
+            raise CommandError(argv, f"no answer from the user-mode Linux router:\n{self._tail()}", "router")
+        output, status = said
+        if status != "0":
+            raise CommandError(argv, output, "router")
+        return output
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End the guest at once; it holds nothing worth saving. Idempotent."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:  # what was buffered for a dead guest
+                    pass
+
+    def _read_to(self, marker: str, timeout_s: float) -> tuple[str, str] | None:
+        """Text before the line that starts with `marker`, and the rest of that line; None on timeout or death."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        deadline_s = time.monotonic() + timeout_s
+        wanted = marker.encode()
+        while True:
+            start = self._unread.find(wanted)
+            end = self._unread.find(b"\n", start)
+            if start >= 0 and end >= 0:
+                before, status = self._unread[:start], self._unread[start + len(wanted) : end]
+                self._unread = self._unread[end + 1 :]
+                return _text(before), _text(status).strip()
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
+                return None
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                return None
+            self._unread += chunk
+
+    def _tail(self) -> str:
+        return "\n".join(_text(self._unread).splitlines()[-12:])
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace").replace("\r", "")
