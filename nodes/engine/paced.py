@@ -50,8 +50,9 @@ class PacedEngine:
         self.vocab_size = pace.vocab_size or inner.vocab_size
         if self.vocab_size < inner.vocab_size:
             raise EngineError(
-                f"pace {pace.name}: its vocabulary of {self.vocab_size} is smaller than the {inner.vocab_size} "
-                f"of {inner.name}, which cannot be padded to it; choose a smaller engine or a larger vocab_size"
+                f"pace {pace.name}: its vocabulary of {self.vocab_size} is smaller than "
+                f"the {inner.vocab_size} of {inner.name}, which cannot be padded to it; "
+                "choose a smaller engine or a larger vocab_size"
             )
         self.inner, self.pace = inner, pace
         self.name = inner.name

@@ -85,8 +85,8 @@ class ToyEngine:
             raise EngineError(f"toy: vocab_size {vocab_size} leaves nothing to choose from; give at least 2")
         if not 1 / vocab_size <= acceptance <= 1:
             raise EngineError(
-                f"toy: acceptance {acceptance} is not between 1/vocab_size = {1 / vocab_size:.3g} and 1; below "
-                "that no draft can stay clear of a target that gives every token some mass"
+                f"toy: acceptance {acceptance} is not between 1/vocab_size = {1 / vocab_size:.3g} and 1; "
+                "below that no draft can stay clear of a target that gives every token some mass"
             )
         if order < 0 or sharpness < 0:
             raise EngineError(f"toy: order {order} and sharpness {sharpness} must not be negative")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 
 def save_model(folder: Path, config, n_words: int, seed: int = 0) -> Path:

@@ -1,11 +1,10 @@
-"""torch's distributions say what `nodes.sampling.process` says: same support, same probabilities, same ties."""
+"""torch says what `nodes.sampling.process` says: same support, same probabilities, same ties."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 from nodes.engine.hf_dists import TorchDists, process
 from nodes.sampling import Sampling
