@@ -1,0 +1,141 @@
+"""`device:`, `edge:` and `energy:` of a configuration, and how their shorthands become one engine each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+
+from experiments.reading import Strict, unknown
+from nodes.engine import EngineError
+from nodes.engine.make import make_engine, parse
+from nodes.policies.batch import make_batch
+from nodes.probes import probe_names
+
+
+def _spell(value: Any, info: ValidationInfo) -> Any:
+    """A name becomes a mapping, and a model's relative path is taken from the configuration's folder."""
+    spec = {"engine": value} if isinstance(value, str) else value
+    name = spec.get("engine") if isinstance(spec, dict) else None
+    if isinstance(name, str) and name.startswith("hf:."):
+        folder = (info.context or {}).get("folder", ".")
+        spec = {**spec, "engine": f"hf:{Path(folder, name.removeprefix('hf:')).resolve()}"}
+    return spec
+
+
+Spelled = Annotated[
+    dict[str, Any],
+    BeforeValidator(_spell),
+    WithJsonSchema({"type": ["string", "object"]}),
+]
+"""An engine: its name, or a mapping `{engine: name, option: value}`."""
+
+
+class ModelsSpec(Strict):
+    draft: str
+    target: str
+
+
+class NodeSection(Strict):
+    """What both nodes have. `pace`, `threads` and `dtype` may also stand in the engine's own mapping."""
+
+    engine: Spelled | None = Field(
+        default=None, description="bundled:draft, bundled:target, hf:<id or folder>, toy"
+    )
+    pace: str | dict[str, Any] | None = Field(
+        default=None, description="a compute profile's name, or its numbers"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="of the compute library; by default 1"
+    )
+    dtype: str | None = None
+    probes: list[str] = Field(default=[], description="by name; empty: all that work on this machine")
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_exist(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in probe_names():
+                raise ValueError(unknown("probe", name, probe_names()))
+        return value
+
+
+class DeviceSpec(NodeSection):
+    pass
+
+
+class EdgeSpec(NodeSection):
+    draft_engine: Spelled | None = Field(
+        default=None, description="for systems that draft at the edge; default: the device's"
+    )
+    batch: str | dict[str, Any] = Field(
+        default="immediate", description="when a forward fires: immediate, size, age"
+    )
+    max_sessions: int = Field(default=256, ge=1)
+    restarts: int = Field(default=1, ge=0, description="times the edge is started again if it dies")
+
+    @field_validator("batch")
+    @classmethod
+    def _batch_can_be_made(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        make_batch(value)
+        return value
+
+
+class WattsSpec(Strict):
+    """What the node's machine draws, from its datasheet or a plug meter. Without it nothing is estimated."""
+
+    idle_w: float | None = Field(default=None, ge=0)
+    full_w: float | None = Field(
+        default=None, gt=0, description="all cores busy, or the paced machine computing"
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> WattsSpec:
+        if (self.idle_w is None) != (self.full_w is None):
+            raise ValueError("idle_w and full_w are needed together: power is drawn between the two")
+        if self.idle_w is not None and self.full_w is not None and self.idle_w > self.full_w:
+            raise ValueError(f"idle_w ({self.idle_w:g}) is above full_w ({self.full_w:g}): exchange them")
+        return self
+
+
+class EnergySpec(Strict):
+    device: WattsSpec = WattsSpec()
+    edge: WattsSpec = WattsSpec()
+    interval_ms: float = Field(default=50.0, ge=1, le=60_000, description="between two reads of the probes")
+
+
+def engine_spec(
+    node: NodeSection,
+    both: dict[str, Any] | None,
+    model: str | None,
+    pace: str | dict[str, Any] | None,
+    default: str,
+    section: str,
+) -> dict[str, Any]:
+    """One engine from the node's section and the shorthands for both nodes. Raises ValueError where an option
+    is given twice."""
+    spec = dict(node.engine or both or {"engine": model or default})
+    spelled = "engine" if node.engine is None and both else f"{section}.engine"
+    for key, value, at in (
+        ("pace", node.pace, f"{section}.pace"),
+        ("pace", pace, "pace"),
+        ("threads", node.threads, f"{section}.threads"),
+        ("dtype", node.dtype, f"{section}.dtype"),
+    ):
+        if value is None:
+            continue
+        if spec.get(key) is not None:
+            raise ValueError(f"{at} and {spelled}.{key} both say the same thing: keep one of them")
+        spec[key] = value
+    spec.setdefault("threads", 1)
+    return spec
+
+
+def check_engine(spec: dict[str, Any], role: Literal["draft", "target"], where: str) -> None:
+    """What its owner can tell without loading a model. Raises ValueError naming the key."""
+    try:
+        if parse(spec, role).engine == "toy":
+            make_engine(spec, role)  # tables: made in no time, and it checks its numbers itself
+    except EngineError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{role}: ')}") from None
