@@ -125,6 +125,10 @@ class DeviceNode:
             self.writer.request(record)
         return record
 
+    def counters(self) -> dict[str, dict[str, int]]:
+        """By system: what its channel and its socket counted."""
+        return {name: dict(channel.counters) for name, channel in self._channels.items()}
+
     def close(self) -> None:
         for channel in self._channels.values():
             channel.link.close()

@@ -59,6 +59,7 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ignore_eos: bool = False
     repeats: int = 1
     warmup: int = 1  # requests per system before anything counts
+    shared_machine: bool = True  # both nodes run here: a sensor of the machine tells neither's share
     timing: Timing = Timing()
 
     def system(self, name: str) -> System | None:

@@ -1,0 +1,188 @@
+"""The two node processes: models, probes, sockets and signals around DeviceNode and EdgeNode.
+
+    python -m nodes.process edge   --spec run.json --out DIR --bind tcp://127.0.0.1:0    --keys DIR
+    python -m nodes.process device --spec run.json --out DIR --connect tcp://HOST:PORT   --keys DIR
+
+Progress goes to stdout as one JSON event a line (ready, request, done, failed); everything else to the log on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nodes.composition import CompositionError, System
+from nodes.device import DeviceNode
+from nodes.edge import EdgeNode
+from nodes.channel import EdgeError
+from nodes.engine import Engine, EngineError
+from nodes.engine.make import make_engine
+from nodes.policies.stop import make_stop
+from nodes.probes import Probe, ProbeError, make_probe, probe_names
+from nodes.probes.sampler import Sampler
+from nodes.records import RecordWriter
+from nodes.runspec import NodeSpec, RunSpec, read_runspec
+from transport.keys import KeysError, load_device_keys, load_edge_keys
+from transport.link import LinkError
+from transport.zmq_link import LinkTiming, ZmqDeviceLink, ZmqEdgeLink
+
+log = logging.getLogger("dssd")
+EXPECTED = (EdgeError, EngineError, LinkError, KeysError, ProbeError, CompositionError)
+HEADER_ROOM_BYTES = 1 << 16
+PROMPT_ROOM_BYTES = 8 << 20  # a long prompt rides in the header
+SWITCH_INTERVAL_S = 5e-4  # a socket's thread should not wait 5 ms for the compute loop to let go of the interpreter
+PR_SET_PDEATHSIG = 1
+
+
+def run_edge(spec: RunSpec, out: Path, bind: str, keys: Path | None, stopping: threading.Event) -> None:
+    """Serve until `stopping`. Announces `ready` with the endpoint once a device may connect."""
+    with ExitStack() as stack:
+        engine = make_engine(spec.edge.engine, "target")
+        drafter = make_engine(spec.edge.draft_engine, "draft") if spec.edge.draft_engine else None
+        stack.enter_context(_sampler("edge", spec.edge, engine, out, spec.shared_machine))
+        link = ZmqEdgeLink(
+            bind,
+            keys=load_edge_keys(keys) if keys else None,
+            timing=link_timing(spec, engine.vocab_size),
+            max_message_bytes=largest_message_bytes(spec, engine.vocab_size) + PROMPT_ROOM_BYTES,
+        )
+        stack.callback(link.close)
+        node = EdgeNode(spec, engine, link, drafter)
+        _announce("ready", endpoint=link.endpoint, pid=os.getpid())
+        node.serve(stopping.is_set)
+        _write(out / "edge.json", {"engine": engine.describe(), "counters": dict(node.counters), "link": dict(link.counters)})
+
+
+def run_device(spec: RunSpec, out: Path, connect: str, keys: Path | None, interface: str | None) -> None:
+    """Run the spec's requests against the edge at `connect`, writing records to `out`."""
+    with ExitStack() as stack:
+        engine = make_engine(spec.device.engine, "draft")
+        stack.enter_context(_sampler("device", spec.device, engine, out, spec.shared_machine))
+        writer = RecordWriter(out)
+        stack.callback(writer.close)
+        secrets = load_device_keys(keys) if keys else None
+        node_id = uuid.uuid4().hex
+
+        def make_link(system: System) -> ZmqDeviceLink:
+            return ZmqDeviceLink(
+                connect,
+                keys=secrets,
+                identity=f"{node_id}/{system.name}".encode(),
+                timing=link_timing(spec, engine.vocab_size),
+                max_message_bytes=largest_message_bytes(spec, engine.vocab_size),
+            )
+
+        node = DeviceNode(spec, engine, make_link, writer, interface)
+        stack.callback(node.close)
+        node.run(
+            lambda record, done, total: _announce(
+                "request",
+                done=done,
+                total=total,
+                system=record.system,
+                request_id=record.request_id,
+                warmup=record.warmup,
+                tokens=record.output_tokens,
+                e2e_ms=round(record.e2e_ms, 3),
+            )
+        )
+        _write(out / "device.json", {"engine": engine.describe(), "channels": node.counters()})
+        _announce("done")
+
+
+def largest_message_bytes(spec: RunSpec, vocab_size: int) -> int:
+    """The most a method sends at once: every row of the longest draft, 4 bytes an entry and an index."""
+    longest = max(make_stop(system.stop).max_length for system in spec.systems)
+    return longest * 8 * vocab_size + HEADER_ROOM_BYTES
+
+
+def link_timing(spec: RunSpec, vocab_size: int) -> LinkTiming:
+    timing = spec.timing
+    return LinkTiming(timing.rtt_ms, timing.rate_mbps, timing.loss_pct, largest_message_bytes(spec, vocab_size))
+
+
+def _sampler(node: str, spec: NodeSpec, engine: Engine, out: Path, shared: bool) -> Sampler:
+    """All probes this machine has, or those that are named; the node's own processes are what they watch."""
+    wanted = spec.probes.probes or probe_names()
+    probes: list[Probe] = []
+    for name in wanted:
+        options: dict[str, Any] = {}
+        if name == "psutil_estimate":
+            options = {"idle_w": spec.probes.idle_w, "full_w": spec.probes.full_w}
+            options["pids"] = {node: os.getpid()} if shared else ()
+        elif name == "paced_model" and "paced" in engine.labels:
+            pace = engine.pace  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
+            options = {
+                "idle_w": spec.probes.idle_w if spec.probes.idle_w is not None else pace.idle_w,
+                "active_w": spec.probes.full_w if spec.probes.full_w is not None else pace.active_w,
+                "busy_s": lambda: engine.busy_s,  # type: ignore[attr-defined]
+            }
+        probes.append(make_probe(name, **options))
+    paced = "paced" in engine.labels
+    return Sampler(probes, node, out, interval_ms=spec.probes.interval_ms, paced=paced, shared=shared)
+
+
+def _announce(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _die_with_parent() -> None:
+    """A launcher that is killed takes its nodes along, even by SIGKILL."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m nodes.process", description=__doc__.split("\n\n")[0])
+    parser.add_argument("node", choices=["edge", "device"])
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--bind", default="tcp://127.0.0.1:0")
+    parser.add_argument("--connect")
+    parser.add_argument("--keys", type=Path, help="directory of CURVE keys; without it the link is plain")
+    parser.add_argument("--interface", help="device: count this interface's bytes")
+    parser.add_argument("--die-with-parent", action="store_true")
+    args = parser.parse_args(argv)
+    if args.die_with_parent:
+        _die_with_parent()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        if args.node == "device":
+            raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        spec = read_runspec(args.spec)
+        args.out.mkdir(parents=True, exist_ok=True)
+        if args.node == "edge":
+            run_edge(spec, args.out, args.bind, args.keys, stopping)
+        else:
+            run_device(spec, args.out, args.connect, args.keys, args.interface)
+    except EXPECTED as error:
+        log.error("%s", error)
+        _announce("failed", error=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
