@@ -23,7 +23,7 @@ def trace(
     total=True,
     seed=0,
 ):
-    """Samples of a counter that follows `joules_at_s`, jittered; those inside the `drop` windows (s) are lost."""
+    """Samples of a counter that follows `joules_at_s`, jittered; those in the `drop` windows (s) are lost."""
     rng = np.random.default_rng(seed)
     at_s = np.arange(0, seconds + 1e-9, period_ms / 1e3)
     at_s[1:-1] += rng.uniform(-jitter, jitter, len(at_s) - 2) * period_ms / 1e3
