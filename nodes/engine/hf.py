@@ -1,13 +1,10 @@
 """Any transformers causal language model, KV-cached, sessions of different lengths in one forward.
 
-Knows torch; does not know what the tokens are for. With `hf_cache` and `hf_dists` the only importer of torch
-here."""
+Knows torch; does not know what the tokens are for. Nothing outside the `hf` files imports torch."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,32 +12,19 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from nodes.engine import Dists, EngineError, Tokenizer
 from nodes.engine.checks import check_batch
 from nodes.engine.hf_cache import can_roll_back, lend, new_cache, roll_back, take_back
 from nodes.engine.hf_dists import TorchDists
+from nodes.engine.hf_load import HfTokenizer, eos_tokens, find_device, load, vocab_hash
 from nodes.sampling import Sampling
 from nodes.session import Session
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# how far logits may differ, relative to the largest, before two ways of computing them count as different
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 SHORT_FEED = 16  # sessions that feed fewer than twice this many tokens share one forward
-
-
-class HfTokenizer:
-    """Text to ids and back, with nothing added: a prompt's tokens are its text's."""
-
-    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
-        self.inner = inner
-
-    def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=False)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return str(
-            self.inner.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
 
 
 class HfEngine:
@@ -65,13 +49,13 @@ class HfEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         self.name = name
-        self.device = torch.device(_device(device))
-        inner, self.model = _load(str(model), str(tokenizer or model), DTYPES[dtype], self.device)
+        self.device = torch.device(find_device(device))
+        inner, self.model = load(str(model), str(tokenizer or model), DTYPES[dtype], self.device)
         self.tokenizer: Tokenizer = HfTokenizer(inner)
         vocabulary = inner.get_vocab()
         self.vocab_size = _height(self.model.get_output_embeddings())
-        self.vocab_hash = _vocab_hash(vocabulary)
-        self.eos_tokens = _eos_tokens(self.model, inner)
+        self.vocab_hash = vocab_hash(vocabulary)
+        self.eos_tokens = eos_tokens(self.model, inner)
         config = self.model.config.get_text_config(decoder=True)
         self.max_tokens = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
         self._n_named = min(self.vocab_size, max(vocabulary.values()) + 1)  # the ids beyond are padding
@@ -84,9 +68,15 @@ class HfEngine:
             )
         self._picks_rows = "logits_to_keep" in accepts
         self._rolls_back = can_roll_back(self.model)
-        self._why_alone = (
-            self._check_batching() if self._rolls_back else "its recurrent state cannot be padded"
-        )
+        self._why_alone = "its recurrent state cannot be padded"
+        if not (difference := self._check_cache()) < 5 * TOLERANCE[self.model.dtype]:
+            raise EngineError(
+                f"{name}: {type(self.model).__name__} is off by {difference:.1e} of the largest logit when "
+                f"fed in pieces: its cache cannot be trusted in transformers {transformers.__version__}; "
+                "try a newer release, or another model"
+            )
+        if self._rolls_back:
+            self._why_alone = self._check_batching()
 
     # ---------------------------------------------------------------- feeding
 
@@ -142,7 +132,7 @@ class HfEngine:
         """The fast path: no padding, no mask, no copy of the cache."""
         ids = torch.tensor([session.tokens[session.fed :]], device=self.device)
         if self._rolls_back:
-            session.cache = session.cache or new_cache()
+            session.cache = new_cache() if session.cache is None else session.cache
             return self._logits(ids, n_rows, past_key_values=session.cache)[0]
         # such a model knows best which cache it wants; beside it, how many tokens it has seen
         past = session.cache[0] if session.cache else None
@@ -154,7 +144,7 @@ class HfEngine:
         """Pasts padded on the left, new tokens on the right: a padding query then always sees something real,
         and no softmax runs over nothing."""
         for session in sessions:
-            session.cache = session.cache or new_cache()
+            session.cache = new_cache() if session.cache is None else session.cache
         caches = [session.cache for session in sessions]
         batched, n_pasts = lend(caches)
         news = [session.tokens[session.fed :] for session in sessions]
@@ -190,13 +180,28 @@ class HfEngine:
             return logits[:, logits.shape[1] - columns :]
         return logits if self._picks_rows else logits[:, columns]
 
+    # ---------------------------------------------------------------- what this model can do
+
+    def _check_cache(self) -> float:
+        """Largest relative difference between a text fed at once and the same fed in pieces with a rollback
+        between. Some releases of some models take only one token at a time once their cache is filled, and
+        say nothing."""
+        text = self._some_text(9)
+        pieces = Session(Sampling(), [*text[:4], text[1], text[1]])
+        with torch.inference_mode():
+            at_once = self._feed([Session(Sampling(), text)], [1])[0]
+            self._feed([pieces], [1])
+            for end in (7, 9):
+                pieces.become(text[:end])
+                self._roll_back(pieces)
+                [in_pieces] = self._feed([pieces], [1])
+        return _difference(at_once, in_pieces)
+
     def _check_batching(self) -> str:
         """Why this model cannot run a padded batch; empty if it can. Found out by comparing a small batch, in
-        two steps, with the same sessions alone; serves as warm-up too."""
-        n_ids = min(self._n_ids, self._n_named)
-        texts = [[(7 * i + 3 * j) % n_ids for j in range(n)] for i, n in enumerate((3, 9, 5))]
-        alone, together = ([Session(Sampling(), text[:1]) for text in texts] for _ in range(2))
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 5e-2
+        two steps, with the same sessions alone."""
+        texts = [self._some_text(n) for n in (3, 9, 5)]
+        alone, together = ([Session(Sampling()) for _ in texts] for _ in range(2))
         try:
             with torch.inference_mode():
                 for share in (2, 1):
@@ -206,12 +211,14 @@ class HfEngine:
                     batch = torch.cat(self._feed_batch(together, [1] * len(texts)))
                     for session in (*alone, *together):
                         session.fed = len(session.tokens)
-                    difference = float((singles - batch).abs().max() / singles.abs().max())
-                    if not difference < tolerance:
+                    if not (difference := _difference(singles, batch)) < TOLERANCE[self.model.dtype]:
                         return f"a padded batch is off by {difference:.1e} of the largest logit"
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
             return f"a padded batch fails with {type(error).__name__}: {error}"
         return ""
+
+    def _some_text(self, n_tokens: int) -> list[int]:
+        return [(7 * n_tokens + 3 * i) % min(self._n_ids, self._n_named) for i in range(n_tokens)]
 
     # ---------------------------------------------------------------- manifest
 
@@ -237,57 +244,11 @@ class HfEngine:
         }
 
 
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(
-            f"device {wanted}: this torch ({torch.__version__}) sees no CUDA device; use device: cpu"
-        )
-    return wanted
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value; entries masked with -inf do not count."""
+    finite = one.isfinite()
+    return float((one[finite] - other[finite]).abs().max() / one[finite].abs().max())
 
 
 def _height(layer: Any) -> int:
     return int(layer.weight.shape[0])
-
-
-def _load(
-    model: str, tokenizer: str, dtype: torch.dtype, device: torch.device
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    progress_shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        inner = AutoTokenizer.from_pretrained(tokenizer)
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in {"1", "true", "yes", "on"}
-        raise EngineError(
-            f"cannot load model '{model}': {str(error).strip().splitlines()[0]}\n"
-            f"  remedy: fetch it once with `hf download {model}`"
-            + (", without HF_HUB_OFFLINE=1, which is set here," if offline else "")
-            + " or name a folder that save_pretrained() wrote, as hf:/path/to/folder"
-        ) from error
-    finally:
-        if progress_shown:
-            transformers.utils.logging.enable_progress_bar()
-    return inner, loaded.eval().requires_grad_(False).to(device)
-
-
-def _eos_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    declared = getattr(model.generation_config, "eos_token_id", None)
-    if declared is None:
-        declared = (
-            model.config.eos_token_id if model.config.eos_token_id is not None else tokenizer.eos_token_id
-        )
-    if declared is None:
-        return frozenset()
-    return frozenset([declared] if isinstance(declared, int) else declared)
-
-
-def _vocab_hash(vocabulary: dict[str, int]) -> str:
-    """sha256 over the (token, id) pairs in order of id: the same tokenizer gives the same hash on any
-    node."""
-    digest = hashlib.sha256()
-    for token, number in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
-        digest.update(f"{number}\t{token}\n".encode(errors="surrogatepass"))
-    return digest.hexdigest()

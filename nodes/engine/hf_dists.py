@@ -66,7 +66,7 @@ def process(logits: Tensor, sampling: Sampling) -> Tensor:
 
     n_ranked = min(n_tokens, (top_k or FIRST_GUESS) + 1)  # one more than may stay, to see ties across the cut
     while True:
-        ranked, ids = logits.topk(n_ranked, dim=-1)  # [T, n_ranked], largest first
+        ranked, ids = _largest(logits, n_ranked)  # [T, n_ranked]
         weights = torch.exp((ranked.double() - ranked[:, :1].double()) / sampling.temperature)
         if top_k:
             weights[:, top_k:] = 0
@@ -89,6 +89,14 @@ def process(logits: Tensor, sampling: Sampling) -> Tensor:
     probs /= probs.sum(-1, keepdim=True)
     # adding, not setting: an id that tie-breaking moved forward may show up once more with probability zero
     return torch.zeros_like(logits).scatter_add_(1, ids, probs.float())
+
+
+def _largest(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Values and ids [T, n], largest first. Selecting many takes longer than sorting all."""
+    if n < logits.shape[-1] / 4:
+        return torch.topk(logits, n, dim=-1)
+    ranked, ids = torch.sort(logits, dim=-1, descending=True)
+    return ranked[:, :n], ids[:, :n]
 
 
 def _settle_ties(logits: Tensor, ranked: Tensor, ids: Tensor, n_kept: Tensor) -> None:

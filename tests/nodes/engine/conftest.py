@@ -96,3 +96,23 @@ def opt(tmp_path_factory):
     )
     folder = save_model(tmp_path_factory.mktemp("opt"), config, n_words=96)
     return HfEngine(folder, name="hf:opt", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def recurrent_folder(tmp_path_factory) -> Path:
+    """Short convolutions in every other layer, whose state cannot be wound back."""
+    from transformers import Lfm2Config
+
+    shape = {key: getattr(llama_config(), key) for key in ("vocab_size", "hidden_size", "intermediate_size")}
+    config = Lfm2Config(
+        **shape,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        full_attn_idxs=[1, 3],
+        eos_token_id=0,
+        bos_token_id=1,
+        pad_token_id=0,
+    )
+    return save_model(tmp_path_factory.mktemp("recurrent"), config, n_words=96)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from nodes.engine import EngineError, SessionRefused
 from nodes.engine.hf import HfEngine
@@ -162,7 +164,29 @@ def test_tokenizer_and_hash(llama, llama_folder):
     assert twin.vocab_hash == llama.vocab_hash and len(llama.vocab_hash) == 64
 
 
-def test_a_missing_model_names_the_remedy(monkeypatch):
+@pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_folder_names_the_remedy(llama_folder, tmp_path, damaged):
+    shutil.copytree(llama_folder, tmp_path / "model")
+    (tmp_path / "model" / damaged).write_bytes(b"garbage")
+    with pytest.raises(EngineError, match=r"cannot load model.*\n.*save_pretrained"):
+        HfEngine(tmp_path / "model", name="hf:damaged", device="cpu")
+
+
+def test_a_missing_model_names_the_remedy():
     with pytest.raises(EngineError, match="no-such-owner/no-such-model") as failure:
         HfEngine("no-such-owner/no-such-model", name="hf:x")
-    assert "remedy" in str(failure.value)
+    assert "hf download no-such-owner/no-such-model" in str(failure.value)
+
+
+def test_a_recurrent_model_is_fed_again_or_refused(recurrent_folder):
+    if transformers.__version__.startswith("4."):  # there it takes one token at a time, and silently
+        with pytest.raises(EngineError, match="cache cannot be trusted"):
+            HfEngine(recurrent_folder, name="hf:lfm2", device="cpu", threads=1)
+        return
+    engine = HfEngine(recurrent_folder, name="hf:lfm2", device="cpu", threads=1)
+    assert engine.describe()["rollback"] == "feed again from the start"
+    assert engine.describe()["batching"].startswith("one by one: its recurrent state")
+    test_random_rollbacks_leave_no_trace(engine)
+    sessions = [Session(Sampling(), [1] * n) for n in (2, 5)]
+    for session, dists in zip(sessions, engine.forward(sessions, [1, 1])):
+        assert_rows(dists, plain_rows(engine, session.tokens, Sampling())[-1:])
