@@ -1,1 +1,1 @@
-"""How the two nodes talk: messages, their wire format, links, codecs, clocks. Knows no method and no model."""
+"""How the two nodes talk: messages, wire format, links, codecs, clocks. Knows no method and no model."""

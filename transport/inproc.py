@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 from transport.link import Arrival, Frames, LinkError
 
-COUNTERS = "messages_in messages_out bytes_in bytes_out disconnects reconnects dropped_unroutable dropped_fault".split()
+COUNTERS = (
+    *("messages_in", "messages_out", "bytes_in", "bytes_out"),
+    *("disconnects", "reconnects", "dropped_unroutable", "dropped_fault"),
+)
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What one end does to the messages it sends. Counts are messages; 0 is never. Deterministic under `seed`."""
+    """What one end does to the messages it sends; a count of 0 is never. Deterministic under `seed`."""
 
     drop_every: int = 0
     drop_probability: float = 0.0
@@ -33,8 +36,10 @@ class Faults:
         def next_copies() -> int:
             nonlocal sent
             sent += 1
-            lost = chance.random() < self.drop_probability or (self.drop_every and sent % self.drop_every == 0)
-            return 0 if lost else 2 if self.duplicate_every and sent % self.duplicate_every == 0 else 1
+            unlucky = chance.random() < self.drop_probability
+            if unlucky or (self.drop_every and sent % self.drop_every == 0):
+                return 0
+            return 2 if self.duplicate_every and sent % self.duplicate_every == 0 else 1
 
         return next_copies
 
@@ -118,7 +123,7 @@ class InprocEdgeLink(_InprocLink):
 
 
 class InprocDeviceLink(_InprocLink):
-    """The device's end. Raises LinkError if no edge has that name yet; waits in silence if the edge goes later."""
+    """The device's end. Raises LinkError if no edge has that name yet; if the edge goes later, it waits."""
 
     def __init__(self, connect: str, *, identity: bytes, faults: Faults | None = None) -> None:
         super().__init__(connect, faults)
@@ -146,7 +151,7 @@ class InprocDeviceLink(_InprocLink):
         return now_ns
 
     def disconnect(self) -> None:
-        """Inject a lost connection: what is on its way to this device is gone, then the connection is back."""
+        """Inject a lost connection: what is on its way to this device is gone, then it is back."""
         with _lock:
             while not self._inbox.empty():
                 self._inbox.get()

@@ -1,9 +1,10 @@
 """CURVE key pairs: who may talk to this edge, and which edge this device trusts.
 
-A key file is text: comment lines start with "# ", one other line holds one key in Z85 (40 characters). `edge.key` and
-`device.key` are secret (mode 0600), `edge.pub` and `device.pub` are not. `devices.allow` lists the public keys of the
-devices an edge serves, one a line, anything after a space is the device's name. Between machines: the edge keeps
-`edge.key` and `devices.allow`; a device keeps `device.key` and a copy of `edge.pub`.
+A key file is text: comment lines start with "# ", one other line holds one key in Z85 (40 characters).
+`edge.key` and `device.key` are secret (mode 0600), `edge.pub` and `device.pub` are not. `devices.allow` lists
+the public keys of the devices an edge serves, one a line, anything after a space is the device's name.
+Between machines: the edge keeps `edge.key` and `devices.allow`; a device `device.key` and a copy of
+`edge.pub`.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ def lab_keys() -> tuple[EdgeKeys, DeviceKeys]:
 
 
 def make_keys(directory: Path | str, roles: Sequence[str] = ROLES) -> list[Path]:
-    """Write new key files for the roles (edge, device) and return their paths; both roles also fill the allow-list.
+    """Write new key files for the roles (edge, device) and return their paths.
 
-    Raises KeysError, before writing anything, if one of the files exists or the directory cannot be written.
+    With both roles the edge's allow-list holds the device. Raises KeysError, before writing anything, if one
+    of the files exists or the directory cannot be written.
     """
     folder = Path(directory)
     files: dict[str, tuple[str, int]] = {}
@@ -66,14 +68,14 @@ def make_keys(directory: Path | str, roles: Sequence[str] = ROLES) -> list[Path]
     for role in roles:
         public, secret = (key.decode() for key in zmq.curve_keypair())
         publics[role] = public
-        files[f"{role}.key"] = (f"# CURVE secret key of this {role}: keep it here, mode 0600\n{secret}\n", 0o600)
-        files[f"{role}.pub"] = (f"# CURVE public key of the {role}: copy it to the other end\n{public}\n", 0o644)
+        files[f"{role}.key"] = (f"# CURVE secret key of this {role}, mode 0600\n{secret}\n", 0o600)
+        files[f"{role}.pub"] = (f"# CURVE public key of the {role}, for the other end\n{public}\n", 0o644)
     if "edge" in roles:
         listed = f"{publics['device']} device\n" if "device" in roles else ""
-        files[ALLOW_FILE] = (f"# public keys of the devices this edge serves: KEY NAME, one a line\n{listed}", 0o644)
+        files[ALLOW_FILE] = (f"# public keys of the devices this edge serves: KEY NAME\n{listed}", 0o644)
     for name in files:
         if (folder / name).exists():
-            raise KeysError(f"{folder / name} exists: keys are never overwritten; move it away or name another folder")
+            raise KeysError(f"{folder / name} exists and keys are never overwritten: name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, (text, mode) in files.items():
@@ -97,7 +99,8 @@ def load_device_keys(directory: Path | str) -> DeviceKeys:
     """Read `device.key` and `edge.pub`. Raises KeysError naming the file and what mends it."""
     folder = Path(directory)
     secret = _secret(folder / "device.key")
-    return DeviceKeys(zmq.curve_public(secret), secret, _one(folder / "edge.pub"), source=str(folder / "device.key"))
+    edge_public = _one(folder / "edge.pub")
+    return DeviceKeys(zmq.curve_public(secret), secret, edge_public, source=str(folder / "device.key"))
 
 
 def _secret(path: Path) -> bytes:
@@ -131,6 +134,6 @@ def _keys(path: Path) -> list[bytes]:
             if len(key) != 40:
                 raise ValueError
         except (ValueError, KeyError) as error:
-            raise KeysError(f"{path}:{number} is no CURVE key (40 characters of Z85): make it anew") from error
+            raise KeysError(f"{path}:{number} is no CURVE key (40 Z85 characters): make it anew") from error
         keys.append(key)
     return keys

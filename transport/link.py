@@ -1,7 +1,7 @@
 """What every link between the nodes offers. `zmq_link` is the real one, `inproc` the one for tests and toys.
 
-Frames are opaque here: `wire` makes and reads them. Each end has one hidden thread that owns the socket and stamps
-arrivals, so a busy compute loop never books its own slowness as network time.
+Frames are opaque here: `wire` makes and reads them. Each end has one hidden thread that owns the socket and
+stamps arrivals, so a busy compute loop never books its own slowness as network time.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class LinkError(RuntimeError):
 
 @dataclass(slots=True)
 class Arrival:
-    """A message and when it came in: `arrived_ns` on this host's monotonic clock; `peer` is the sender's routing id.
+    """A message; `arrived_ns` on this host's monotonic clock, `peer` is the sender's routing id.
 
-    `reconnected` (device side, frames empty): the connection was lost and is back, so whatever was in flight may be
-    gone and should be sent again.
+    `reconnected` (device side, frames empty): the connection was lost and is back, so whatever was in flight
+    may be gone and should be sent again.
     """
 
     peer: bytes

@@ -1,4 +1,4 @@
-"""The shapes that cross the wire. What they mean is the method's business; how they are framed is wire.py's."""
+"""The shapes that cross the wire. What they mean is the method's business; framing is wire.py's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]  # travels as packed little-endian float32, 4 bytes
 
 
 class Encoded:
-    """One distribution row as its codec wrote it. Small ones ride in the body, large ones as a frame of their own."""
+    """One row as its codec wrote it. Small ones ride in the body, large ones in a frame of their own."""
 
     __slots__ = ("data",)
 
@@ -57,7 +57,7 @@ class Header(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class ReplyHeader(Struct, array_like=True, forbid_unknown_fields=True):
-    """Edge → device, on every message. Times are durations on the edge's own monotonic clock, but for the stamp."""
+    """Edge → device, on every message. All but the stamp are durations on the edge's clock."""
 
     kind: Kind
     session: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -78,7 +78,7 @@ class Proposal(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Verdict(Struct, array_like=True, forbid_unknown_fields=True):
-    """Edge → device. `tail` follows the accepted draft tokens; empty: the edge does not know the next token yet."""
+    """Edge → device. `tail` follows the accepted draft tokens; empty: the edge knows no next one yet."""
 
     n_accepted: Count
     tail: list[Token]
@@ -98,7 +98,7 @@ class Welcome(Struct, forbid_unknown_fields=True):
 
 
 class Open(Struct, forbid_unknown_fields=True):
-    """A session begins. `coins` identifies the conversation for the random coins, whatever connection carries it."""
+    """A session begins. `coins` keys its random coins, whatever connection carries it."""
 
     contract: Count
     coins: Annotated[int, Meta(ge=0, le=2**63 - 1)]

@@ -1,4 +1,4 @@
-"""What the kernel knows of a TCP connection: the round trip it sees, its congestion window, what it had to resend."""
+"""What the kernel knows of a TCP connection: its round trip, its congestion window, what it had to resend."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class TcpInfo:
 def sample(fd: int) -> TcpInfo | None:
     """TCP_INFO of a descriptor that somebody else owns; None if it is no connected TCP socket (any more).
 
-    The descriptor is borrowed, not duplicated: a duplicate would keep the connection open after its owner closed it.
+    The descriptor is borrowed, not duplicated: a duplicate would keep a connection open that its owner
+    closed.
     """
     try:
         borrowed = socket.socket(fileno=fd)

@@ -1,7 +1,7 @@
-"""How patient a socket has to be on a given link: every time-out of ZeroMQ and TCP, from the link's own figures.
+"""How patient a socket has to be on a given link: the time-outs of ZeroMQ and TCP from the link's figures.
 
-A heartbeat that is too eager kills a healthy connection: while a large message is being serialised onto a slow link
-nothing else, no PONG either, gets through.
+A heartbeat that is too eager kills a healthy connection: while a large message is being serialised onto a
+slow link nothing else, no PONG either, gets through.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LinkTiming:
 
     @property
     def transfer_ms(self) -> float:
-        """The largest message, one way: slow start, then the rate or what loss leaves of it (Mathis et al. 1997)."""
+        """The largest message, one way: slow start, then the rate or what loss leaves (Mathis 1997)."""
         rate_bytes_per_ms = self.rate_mbps * 125
         if self.loss_pct:
             loss_limited = 1.22 * SEGMENT_BYTES / (max(self.rtt_ms, 1) * math.sqrt(self.loss_pct / 100))
@@ -41,7 +41,7 @@ class LinkTiming:
 
     @property
     def patience_ms(self) -> float:
-        """Silence that still is normal: the largest message ahead of ours, 4 round trips, 3 doubling retransmissions."""
+        """Silence that is still normal: the largest message, 4 round trips, 3 time-outs of TCP."""
         return self.transfer_ms + 4 * self.rtt_ms + 7 * max(MIN_RTO_MS, 2 * self.rtt_ms)
 
     @property
@@ -55,7 +55,7 @@ class LinkTiming:
 
     @property
     def connect_timeout_s(self) -> float:
-        """How long a device waits for its edge: the handshake takes some 6 round trips, a lost SYN 1, then 3 s."""
+        """How long a device waits for its edge: a handshake is some 6 round trips, a lost SYN 1, then 3 s."""
         return (10_000 + 20 * self.rtt_ms) / 1000
 
     def socket_options(self) -> dict[int, int]:

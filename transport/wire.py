@@ -1,4 +1,4 @@
-"""Frames: [magic + version][header][body][raw little-endian buffer]... ; msgpack by msgspec, nothing that executes.
+"""Frames: [magic + version][header][body][raw little-endian buffer]...; msgpack by msgspec, nothing executes.
 
 Counts and sizes are checked before anything is decoded, so garbage costs the reader nothing but the look.
 """
@@ -17,7 +17,7 @@ PROTOCOL = 1
 MAGIC = b"DSD" + bytes([PROTOCOL])
 MAX_BUFFERS = 1024
 MAX_HEADER_BYTES = 8 * 1024 * 1024  # a long prompt rides in the header's carry
-INLINE_BYTES = 4096  # a row shorter than this rides in the body: a frame of its own costs 35 bytes under CURVE
+INLINE_BYTES = 4096  # a shorter row rides in the body: a frame of its own costs 35 bytes under CURVE
 
 T = TypeVar("T")
 
@@ -54,7 +54,8 @@ def unpack_header(frames: Sequence[bytes], kind: type[T]) -> T:
         raise WireError("not a message of this testbed (wrong magic)")
     if frames[0] != MAGIC:
         version = frames[0][3] if len(frames[0]) > 3 else "none"
-        raise WireError(f"protocol version {version}, this node speaks {PROTOCOL}: install the same release on both")
+        remedy = "install the same release on both nodes"
+        raise WireError(f"protocol version {version}, this node speaks {PROTOCOL}: {remedy}")
     if len(frames[1]) > MAX_HEADER_BYTES:
         raise WireError(f"header of {len(frames[1])} bytes, at most {MAX_HEADER_BYTES}")
     try:
@@ -64,7 +65,7 @@ def unpack_header(frames: Sequence[bytes], kind: type[T]) -> T:
 
 
 def unpack_body(frames: Sequence[bytes], kind: type[T]) -> T:
-    """The body, typed. Raises WireError on a wrong shape, a missing or unused buffer, a float that is none."""
+    """The body, typed. Raises WireError on a wrong shape, a missing or unused buffer, a NaN."""
     buffers = frames[3:]
     used = 0
 

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
 MAX_REFUSALS = 3  # handshakes in a row that the other end broke off before we call it a refusal
-MECHANISM_MISMATCH = 0x11000001  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
 
@@ -63,9 +62,10 @@ class ZmqEdgeLink(SocketThread):
         self._start()
 
     def send(self, peer: bytes, frames: Frames) -> int:
-        """Hand a message for `peer` to the thread; returns the monotonic ns of the hand-over. Any thread may call.
+        """Hand a message for `peer` to the thread, from any thread; returns the ns of the hand-over.
 
-        A peer that is gone or does not read is counted as `dropped_unroutable`: it will ask again. Raises LinkError.
+        A peer that is gone or does not read counts as `dropped_unroutable`: it will ask again. Raises
+        LinkError.
         """
         return self._post([peer, *frames], frames)
 
@@ -89,7 +89,7 @@ class ZmqEdgeLink(SocketThread):
 
     def _watch(self) -> None:
         super()._watch()
-        while self._zap is not None and self._zap.get(zmq.EVENTS) & zmq.POLLIN:
+        while self._zap is not None and int(self._zap.get(zmq.EVENTS)) & zmq.POLLIN:
             self._authenticate(self._zap, self._zap.recv_multipart(zmq.NOBLOCK))
 
     def _authenticate(self, zap: zmq.Socket[bytes], frames: Frames) -> None:
@@ -113,11 +113,11 @@ class ZmqEdgeLink(SocketThread):
 
 
 class ZmqDeviceLink(SocketThread):
-    """The device's end, connected when the constructor returns. `identity` is the routing id the edge answers to.
+    """The device's end, connected when the constructor returns; `identity` is its routing id.
 
-    After a lost connection has come back, `receive` yields an Arrival with `reconnected` set: what was in flight may
-    be gone. `connect_timeout_s=None` takes the time from `timing`; 0 does not wait. Raises LinkError naming address
-    and remedy, here or from `receive`, when no edge answers, or the edge refuses the key.
+    After a lost connection has come back, `receive` yields an Arrival with `reconnected` set: what was in
+    flight may be gone. `connect_timeout_s=None` takes the time from `timing`; 0 does not wait. Raises
+    LinkError naming address and remedy, here or from `receive`, when no edge answers or it refuses the key.
     """
 
     def __init__(
@@ -148,14 +148,16 @@ class ZmqDeviceLink(SocketThread):
             self._socket.connect(connect)
         except zmq.ZMQError as error:
             self._release()
-            raise LinkError(f"device cannot connect to {connect}: {error}; expected tcp://HOST:PORT") from error
+            text = f"device cannot connect to {connect}: {error}; expected tcp://HOST:PORT"
+            raise LinkError(text) from error
         self._start()
         self._wait(timing.connect_timeout_s if connect_timeout_s is None else connect_timeout_s)
 
     def send(self, frames: Frames) -> int:
-        """Hand a message to the thread; returns the monotonic ns of the hand-over. Any thread may call.
+        """Hand a message to the thread, from any thread; returns the monotonic ns of the hand-over.
 
-        While the edge is away messages wait for it; of more than 128 the oldest are dropped. Raises LinkError.
+        While the edge is away messages wait for it; of more than 128 the oldest are dropped. Raises
+        LinkError.
         """
         self.counters["dropped_backlog"] += len(self._outbox) == QUEUED_MESSAGES
         return self._post(frames, frames)
@@ -166,7 +168,8 @@ class ZmqDeviceLink(SocketThread):
 
     def _wait(self, timeout_s: float) -> None:
         if timeout_s and not self._settled.wait(timeout_s):
-            self._fail(LinkError(f"no edge answers at {self.address} within {timeout_s:g} s: {self._trouble}"))
+            text = f"no edge answers at {self.address} within {timeout_s:g} s: {self._trouble}"
+            self._fail(LinkError(text))
         if self._failure:
             self.close()
             raise self._failure
@@ -200,14 +203,14 @@ class ZmqDeviceLink(SocketThread):
         self._refusals += 1
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self.counters["auth_refused"] += 1
-            reason = f"the key from {self._keys_source} is not welcome: add its public half to the edge's {ALLOW_FILE}"
-        elif value == MECHANISM_MISMATCH:
+            reason = f"{self._keys_source} not welcome: add the public key to the edge's {ALLOW_FILE}"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:  # libzmq does not try again after this one
             ours = "CURVE" if self._keys_source else "plain"
             reason = f"this device speaks {ours}, the edge does not: give both ends keys, or none to both"
         else:
-            hint = f"{self._keys_source} trust another edge's key: copy this edge's edge.pub" if self._keys_source else (
-                "does it want keys, or is it no edge at all?"
-            )
+            hint = "does it want keys, or is it no edge at all?"
+            if self._keys_source:
+                hint = f"{self._keys_source} trust another edge's key: copy this edge's edge.pub"
             self._trouble = reason = f"it breaks off the handshake; {hint}"
             if self._refusals < MAX_REFUSALS:
                 return
@@ -217,8 +220,9 @@ class ZmqDeviceLink(SocketThread):
 def _check_address(what: str, address: str) -> None:
     """libzmq takes a port modulo 65536 and tells nobody; other schemes (ipc://) it checks well."""
     port = address.rpartition(":")[2]
-    if address.startswith("tcp://") and port not in ("*", "!") and not (port.isdecimal() and int(port) < 65536):
-        raise LinkError(f"{what} {address}: {port!r} is no port; expected tcp://HOST:PORT with a PORT up to 65535")
+    valid = port == "*" or (port.isdecimal() and int(port) < 65536)
+    if address.startswith("tcp://") and not valid:
+        raise LinkError(f"{what} {address}: {port!r} is no port; expected tcp://HOST:PORT, PORT up to 65535")
 
 
 def _bind_remedy(error: zmq.ZMQError) -> str:

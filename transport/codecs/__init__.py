@@ -1,9 +1,10 @@
 """How a distribution is written. One codec a file; the file's name is the codec's name in YAML.
 
-The rule every codec serves: encode first, then sample. A drafter samples from `decode(encode(row))`, so whatever is
-lost in encoding is lost before the draw and the verifier divides by the very numbers that were sampled from
-(Zhang et al. 2025, arXiv 2507.00605, state the rule for quantised rows). `lossless` says that decode(encode(row))
-equals the row, float32 for float32.
+The rule every codec serves: encode first, then sample. A drafter samples from `decode(encode(row))`, so
+whatever is lost in encoding is lost before the draw and the verifier divides by the very numbers that were
+sampled from (Zhang et al. 2025, arXiv 2507.00605, state the rule for quantised rows). Encoding a decoded row
+again changes nothing. `lossless` says that decode(encode(row)) equals the row, float32 for float32. A codec's
+options are the keyword arguments of its constructor.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Codec(Protocol):
     def encode(self, row: Row) -> Encoded: ...
 
     def decode(self, encoded: Encoded) -> Row:
-        """[V] float32 row; raises CodecError on anything `encode` cannot have written (sizes, NaN, negatives)."""
+        """[V] float32 row; raises CodecError on what `encode` cannot have written (sizes, NaN, negatives)."""
         ...
 
 
@@ -40,7 +41,7 @@ def codec_names() -> list[str]:
 
 
 def make_codec(name: str, vocab_size: int, **options: Any) -> Codec:
-    """The codec of that file name. Raises CodecError naming the codecs that exist, or the option that does not."""
+    """The codec of that file name. Raises CodecError naming the codecs that exist, or the wrong option."""
     if name not in codec_names():
         raise CodecError(f"unknown codec {name!r}; there are: {', '.join(codec_names())}")
     module = importlib.import_module(f"{__name__}.{name}")

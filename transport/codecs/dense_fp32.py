@@ -1,4 +1,4 @@
-"""The whole row, 4 bytes a probability: V x 4 bytes. What DSD (Zhao 2024) and DSSD (Ning 2025) bill at b = 32."""
+"""The whole row, 4 bytes a probability: V x 4 bytes, as DSD (Zhao 2024) and DSSD (Ning 2025) bill it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Exactly the nonzero entries: 1 byte, then n token ids of 2, 3 or 4 bytes (as V needs), then n float32.
 
-A one-hot row takes 1 + 3 + 4 bytes at V = 151,936; after top-k 20 sampling a row takes 141. A row that would be longer
-this way is written dense, marked by the first byte.
+A one-hot row takes 1 + 3 + 4 bytes at V = 151,936; after top-k 20 sampling a row takes 141. A row that would
+be longer this way is written dense, marked by the first byte.
 """
 
 from __future__ import annotations

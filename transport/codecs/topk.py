@@ -1,7 +1,7 @@
 """The k most probable tokens, renormalised: 1 + k x (id + 4) bytes at most, written as `sparse` writes them.
 
-Not lossless; of equally probable tokens the lowest ids stay. A row that has no more than k nonzero entries is kept as
-it is, so encoding a decoded row changes nothing.
+Not lossless; of equally probable tokens the lowest ids stay. A row that has no more than k nonzero entries is
+kept as it is, so encoding a decoded row changes nothing.
 """
 
 from __future__ import annotations
