@@ -27,8 +27,8 @@ def choose_backend(spec: LinkSpec) -> Backend:
     if spec.backend == "loopback":
         if spec.is_shaped or pins_tcp:
             raise BackendError(
-                "backend loopback cannot shape a link or pin TCP: on `lo` every packet would be impaired twice and in"
-                " units of 64 kB. Use backend auto, netns or uml, or declare nothing"
+                "backend loopback cannot shape a link or pin TCP: on `lo` packets would be impaired twice,"
+                " and in units of 64 kB. Use backend auto, netns or uml, or declare nothing"
             )
         return "loopback"
     if spec.backend == "auto" and not spec.is_shaped and not pins_tcp:
@@ -49,7 +49,7 @@ def why_not(backend: Literal["netns", "uml"], shaped: bool = True) -> str | None
     try:
         execute(["unshare", "--net", "true"])
     except CommandError as error:
-        return f"namespaces cannot be made here ({error.said}): run on the machine itself, or in a privileged container"
+        return f"namespaces cannot be made here ({error.said}): run outside the container, or privileged"
     if backend == "netns":
         return why_no_netem() if shaped else None
     if not Path("/dev/net/tun").exists():

@@ -1,4 +1,4 @@
-"""The guest's file system: busybox, tc, ip, ethtool with their libraries, sch_netem, and an init of ten lines.
+"""The guest's file system: busybox; tc, ip, ethtool and their libraries; sch_netem; an init of ten lines.
 
 Built from what is installed on this machine, once per set of inputs, and kept in the user's cache.
 """
@@ -37,7 +37,7 @@ def find_tool(name: str) -> Path | None:
 
 
 def inputs() -> dict[str, Path]:
-    """Path in the guest -> file of this machine. Raises BackendError naming what is missing and how to get it."""
+    """Path in the guest -> file of this machine. Raises BackendError naming what is missing."""
     kernel, busybox = find_tool("linux.uml"), find_tool("busybox")
     missing = [name for name, path in (("linux.uml", kernel), ("busybox", busybox)) if path is None]
     missing += [name for name in TOOLS if find_tool(name) is None]
@@ -61,7 +61,7 @@ def inputs() -> dict[str, Path]:
         assert tool is not None
         files[f"sbin/{name}"] = tool
         files.update({str(library).lstrip("/"): library for library in _libraries(tool)})
-    for folder in sorted(Path("/usr/lib").glob("*/tc")) + [Path("/usr/lib/tc"), Path("/lib/tc")]:
+    for folder in [*sorted(Path("/usr/lib").glob("*/tc")), Path("/usr/lib/tc"), Path("/lib/tc")]:
         files.update(
             {str(table).lstrip("/"): table for table in folder.glob("*.dist")}
         )  # jitter distributions
@@ -86,7 +86,7 @@ def initramfs() -> Path:
 
 
 def archive(programs: Mapping[str, bytes]) -> bytes:
-    """A cpio archive ("newc") of these files, all executable, with INIT, the console and the folders they need."""
+    """A cpio archive ("newc") of these files, all executable, with INIT, the console and their folders."""
     folders = {"proc", "sys", "dev", "tmp", "run"}
     for name in programs:
         folders.update(str(parent) for parent in Path(name).parents if str(parent) != ".")

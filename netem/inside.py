@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import threading
+from pathlib import Path
 from typing import Any, TextIO
 
 from netem.apply import execute
@@ -26,10 +27,10 @@ COUNTERS = {"rx_bytes": 0, "rx_packets": 1, "tx_bytes": 8, "tx_packets": 9}  # c
 def open_counters(namespace: str | None) -> TextIO:
     """/proc/net/dev of a namespace, held open: it goes on showing that namespace to whoever reads it.
 
-    The file is opened by a thread of its own, since only a thread can be in another namespace than its process.
+    A thread of its own opens it, since only a thread can be in another namespace than its process.
     """
     if namespace is None:
-        return open("/proc/net/dev")
+        return Path("/proc/net/dev").open()
     opened: list[TextIO | OSError] = []
 
     def enter_and_open() -> None:
@@ -38,7 +39,7 @@ def open_counters(namespace: str | None) -> TextIO:
             try:
                 if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-                opened.append(open("/proc/thread-self/net/dev"))
+                opened.append(Path("/proc/thread-self/net/dev").open())  # noqa: SIM115
             finally:
                 os.close(handle)
         except OSError as error:
@@ -64,7 +65,7 @@ def parse_counters(counters: TextIO, interface: str) -> dict[str, int]:
 
 
 def tcp_in_force(namespace: str | None, interface: str) -> dict[str, Any]:
-    """What a connection of this host gets: the route's congestion control and window, sysctls, offloads, MTU."""
+    """What a connection of this host gets: the route's settings, sysctls, offloads, MTU."""
     enter = [] if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}", "--"]
     listing = execute([*enter, "sysctl", "-e", *(f"net.ipv4.{name}" for name in SYSCTLS)])
     values = dict(line.split(" = ", 1) for line in listing.splitlines() if " = " in line)

@@ -1,7 +1,8 @@
-"""What a lab has made, on disk before it is made; so that after a SIGKILL, a crash or a lost terminal it can be undone.
+"""What a lab has made, on disk before it is made: what a SIGKILL or a crash leaves can still be undone.
 
-One folder per lab under the state directory, with `journal.json` and the lab's scratch files. Only what a journal
-names is ever undone, and only when the process that wrote it is gone: nothing is found by the pattern of its name.
+One folder per lab under the state directory, with `journal.json` and the lab's scratch files. Only what a
+journal names is ever undone, and only when the process that wrote it is gone: nothing is found by the
+pattern of its name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KILL_WAIT_S = 5.0
 
 
 def state_dir() -> Path:
-    """$DSSD_STATE_DIR, else /run/dssd for root, else $XDG_RUNTIME_DIR/dssd (or a folder of the user's in /tmp)."""
+    """$DSSD_STATE_DIR; else /run/dssd for root, $XDG_RUNTIME_DIR/dssd or a folder in /tmp for a user."""
     if chosen := os.environ.get("DSSD_STATE_DIR"):
         return Path(chosen)
     if os.geteuid() == 0:
@@ -33,7 +34,7 @@ def state_dir() -> Path:
 
 @dataclass
 class Journal:
-    """One lab: who owns it (pid, when that process started, in which boot) and the namespaces it consists of."""
+    """One lab: its namespaces, and who owns it (pid, when that process started, in which boot)."""
 
     lab_id: str
     namespaces: list[str]
@@ -69,7 +70,7 @@ class Journal:
         return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid)
 
     def close(self) -> list[str]:
-        """Kill what runs in the lab's namespaces, delete them, forget the lab. Idempotent; returns what went wrong."""
+        """Kill what runs in the lab's namespaces, delete them, forget the lab; returns what went wrong."""
         problems = []
         if self.boot_id in ("", boot_id()):
             for name in self.namespaces:
@@ -82,7 +83,7 @@ class Journal:
 
 
 def kill_members(namespace: str) -> list[str]:
-    """End every process whose network namespace is this one; a pid file descriptor makes sure it is that process."""
+    """End every process of this network namespace; a pid file descriptor makes sure it is that process."""
     path = Path("/run/netns") / namespace
     deadline_s = time.monotonic() + KILL_WAIT_S
     while members := _members(path):
@@ -105,7 +106,7 @@ def kill_members(namespace: str) -> list[str]:
 
 
 def journals() -> list[Journal]:
-    """All journals of this machine's state directory; an unreadable one is skipped, its lab was never begun."""
+    """All journals of the state directory; an unreadable one is skipped, its lab was never begun."""
     found = []
     for path in sorted(state_dir().glob("*/journal.json")):
         try:
@@ -140,7 +141,7 @@ def boot_id() -> str:
 
 
 def started_ticks(pid: int) -> int:
-    """When the process started, in clock ticks since boot; with the pid it names one process for good. -1: none."""
+    """When the process started, in ticks since boot: with the pid it names one process for good. -1: none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -155,9 +156,13 @@ def _members(namespace: Path, among: Sequence[int] | None = None) -> list[int]:
     except OSError:
         return []
     found = []
-    for pid in among if among is not None else [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+    for pid in (
+        among
+        if among is not None
+        else [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    ):
         try:
-            inside = os.stat(f"/proc/{pid}/ns/net").st_ino == wanted
+            inside = Path(f"/proc/{pid}/ns/net").stat().st_ino == wanted
             if inside and started_ticks(pid) != -1:
                 found.append(pid)
         except OSError:

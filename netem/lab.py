@@ -3,14 +3,14 @@
     with exit_on_sigterm(), open_lab(LinkSpec(rtt_ms=40, rate_mbps=10)) as lab:
         subprocess.Popen(lab.edge.wrap(["python", "-m", "nodes.edge", "--bind", lab.edge.address]))
 
-Whatever happens inside the `with`, an exception, Ctrl-C or (with `exit_on_sigterm`) SIGTERM, the namespaces, their
-processes and the router are gone afterwards; after a SIGKILL, `journal.clean_leftovers` does it. Open a lab from a
-thread that outlives it, best the main one: the router dies with the thread that started it.
+Whatever happens inside the `with`, an exception, Ctrl-C or (with `exit_on_sigterm`) SIGTERM, the
+namespaces, their processes and the router are gone afterwards; after a SIGKILL, `journal.clean_leftovers`
+does it. Open a lab from a thread that outlives it, best the main one: the router dies with the thread that
+started it.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import signal
@@ -50,9 +50,10 @@ class Host:
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *argv]
 
     def read_counters(self) -> dict[str, int]:
-        """`rx_bytes tx_bytes rx_packets tx_packets` of the host's interface so far, Ethernet headers included.
+        """`rx_bytes tx_bytes rx_packets tx_packets` of its interface so far, Ethernet headers included.
 
-        Cheap (no process is started), from any thread, while anything runs. On loopback: of the whole machine's `lo`.
+        Cheap (no process is started), from any thread, while anything runs. On loopback: of the whole
+        machine's `lo`.
         """
         if self._counters is None or self._counters.closed:
             raise LinkError(f"the lab of host {self.name} is not up")
@@ -60,7 +61,7 @@ class Host:
 
 
 class Lab:
-    """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back, not believed."""
+    """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back."""
 
     def __init__(self, name: str, backend: str, spec: LinkSpec) -> None:
         self.name = name
@@ -68,6 +69,7 @@ class Lab:
         self.spec = spec
         self.applied: dict[str, dict[str, Any]] = {}
         self.tcp: dict[str, dict[str, Any]] = {}
+        self.router: dict[str, str] = {}
         self.device = self.edge = Host("device", "127.0.0.1", "lo", None)
         self._names = LabNames(name)
         self._journal: Journal | None = None
@@ -75,7 +77,7 @@ class Lab:
         self._cut: set[Direction] = set()
 
     def change(self, spec: LinkSpec) -> None:
-        """Give the live link another shape; packets in flight stay in flight (see plan.reshape for the exceptions).
+        """Give the live link another shape; packets in flight stay so (exceptions: see plan.reshape).
 
         Only `up` and `down` may differ. Raises LinkError when the kernel did not take the new values.
         """
@@ -90,7 +92,7 @@ class Lab:
         self._read_back()
 
     def cut(self, which: Direction | None = None) -> None:
-        """A hard outage: from now on the router drops everything (or one direction), silently, as a lost radio does."""
+        """A hard outage: from now on the router silently drops everything, or one direction."""
         self._needs_router("cut the link")
         for direction in [which] if which else DIRECTIONS:
             self._run(plan.cut(self._names, direction))
@@ -103,7 +105,7 @@ class Lab:
         self._cut.clear()
 
     def exec_counters(self) -> dict[str, dict[str, int]]:
-        """netem's own statistics per shaped direction: bytes and packets sent on, drops (lost or queue full), queue."""
+        """netem's statistics per shaped direction: what it sent on, dropped (lost or queue full), holds."""
         return {
             which: {
                 key: int(qdisc[key]) for key in ("bytes", "packets", "drops", "overlimits", "qlen", "backlog")
@@ -192,25 +194,23 @@ class Lab:
 
     def describe(self) -> dict[str, Any]:
         """What a run records about its link, apart from what was observed."""
-        return json.loads(
-            json.dumps(
-                {
-                    "name": self.name,
-                    "backend": self.backend,
-                    "declared": self.spec.model_dump(),
-                    "applied": self.applied,
-                    "tcp": self.tcp,
-                }
-            )
-        )
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "declared": self.spec.model_dump(),
+            "applied": self.applied,
+            "tcp": self.tcp,
+            "router": self.router,
+        }
 
 
 @contextmanager
 def open_lab(spec: LinkSpec, name: str | None = None) -> Iterator[Lab]:
     """Build the link, hand it out, take it down.
 
-    Raises BackendError when this machine cannot build it (with the command that mends it), LinkError when a lab of
-    that name is up or the kernel did not take the link as declared, CommandError when a command fails.
+    Raises BackendError when this machine cannot build it (with the command that mends it), LinkError when a
+    lab of that name is up or the kernel did not take the link as declared, CommandError when a command
+    fails.
     """
     if name is not None and not LAB_NAME.fullmatch(name):
         raise LinkError(f"lab name '{name}' must be 1 to 31 of a-z, 0-9 and '-'")
@@ -225,7 +225,7 @@ def open_lab(spec: LinkSpec, name: str | None = None) -> Iterator[Lab]:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program as an exception does, so that every `with` is left. Main thread only."""
+    """SIGTERM and SIGHUP end the program as an exception does: every `with` is left. Main thread only."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)

@@ -6,9 +6,10 @@ The topology is the same in both backends, so the same commands shape the link i
     link0 198.18.x.1 ──── to_device   to_edge ──── link0 198.19.x.1
                           └ netem: down └ netem: up
 
-The router is a third namespace of this kernel (`netns`) or a user-mode Linux guest (`uml`). netem sits on the router
-and never on the sender: TCP's small-queue limit would otherwise see the emulated delay as its own queue and throttle.
-Everything lives in the three namespaces; the machine's own namespace is never touched, so deleting them undoes all.
+The router is a third namespace of this kernel (`netns`) or a user-mode Linux guest (`uml`). netem sits on
+the router and never on the sender: TCP's small-queue limit would otherwise see the emulated delay as its
+own queue and throttle. Everything lives in the three namespaces; the machine's own namespace is never
+touched, so deleting them undoes all.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class LabNames:
 
     def address(self, place: Place, toward: Place | None = None) -> str:
         """198.18.0.0/15 is reserved for benchmarks, so no real network is hidden; /30 per side."""
-        offset = 4 * (crc32(self.lab_id.encode()) % 16384)
-        side = toward if place == "router" else place
-        return f"198.{18 if side == 'device' else 19}.{offset >> 8}.{(offset & 255) + (2 if place == 'router' else 1)}"
+        subnet = 4 * (crc32(self.lab_id.encode()) % 16384)
+        side, last = (toward, 2) if place == "router" else (place, 1)
+        return f"198.{18 if side == 'device' else 19}.{subnet >> 8}.{(subnet & 255) + last}"
 
     def subnet(self, place: Place) -> str:
         network, _, last = self.address(place).rpartition(".")
@@ -89,13 +90,13 @@ def number(value: float) -> str:
 def netem_argv(spec: DirectionSpec, before: DirectionSpec | None = None) -> list[str]:
     """netem's arguments for one direction, zeros left out (some versions of tc refuse them).
 
-    `before` is what is in force when a live queue is changed: netem keeps an old rate, duplication or corruption
-    unless told otherwise, so these are then neutralised explicitly.
+    `before` is what is in force when a live queue is changed: netem keeps an old rate, duplication or
+    corruption unless told otherwise, so these are then neutralised explicitly.
 
-    A declared jitter must not reorder (TCP would take it for loss), but netem sorts packets by their time of sending.
-    It keeps their order once a rate is set, each packet being timed after the one before; so a direction with jitter
-    and neither rate nor reordering gets a rate so high that it never limits. (An inner pfifo, as the manual page
-    advises, does not help: the sorting is netem's own.)
+    A declared jitter must not reorder (TCP would take it for loss), but netem sorts packets by their time
+    of sending. It keeps their order once a rate is set, each packet being timed after the one before; so a
+    direction with jitter and neither rate nor reordering gets a rate so high that it never limits. (An
+    inner pfifo, as the manual page advises, does not help: the sorting is netem's own.)
     """
     argv = ["limit", str(spec.limit_packets)]
     if spec.delay_ms:
@@ -142,8 +143,11 @@ def shape(which: Direction, spec: DirectionSpec) -> list[Step]:
 
 
 def reshape(which: Direction, before: DirectionSpec, after: DirectionSpec) -> list[Step]:
-    """From one shape to another on a live link. `change` keeps the packets in flight; only what `change` cannot do
-    (first or last shape, another jitter distribution) replaces the queue and loses them."""
+    """From one shape to another on a live link.
+
+    `change` keeps the packets in flight; only what it cannot do (a first or last shape, another jitter
+    distribution) replaces the queue and loses them.
+    """
     on_port = ["dev", PORTS[which], "root"]
     if not before.is_shaped:
         return shape(which, after)
@@ -193,7 +197,9 @@ def veth_wires(names: LabNames) -> list[Step]:
 
 
 def tap_wires(names: LabNames) -> tuple[list[Step], list[Step]]:
-    """Taps made in the router namespace, where the guest opens them; then moved to the hosts as their interfaces."""
+    """Taps made in the router namespace, where the guest opens them; then moved to the hosts as their
+    interfaces.
+    """
     router = names.namespace("router")
     make = [
         Step("here", ("ip", "-n", router, "tuntap", "add", "dev", f"to_{end}", "mode", "tap")) for end in ENDS
@@ -226,8 +232,8 @@ ENDS: tuple[Place, Place] = ("device", "edge")
 def host(names: LabNames, place: Place, tcp: TcpSpec, congestion: str) -> list[Step]:
     """Address, route, neighbour and TCP settings of one host.
 
-    Neighbours are permanent, so no ARP exchange is delayed or lost on the link. The congestion control goes on the
-    route: a namespace's sysctl refuses what the machine's owner has not allowed, a route does not.
+    Neighbours are permanent, so no ARP exchange is delayed or lost on the link. The congestion control goes
+    on the route: a namespace's sysctl refuses what the machine's owner has not allowed, a route does not.
     """
     peer: Place = "edge" if place == "device" else "device"
     router = names.address("router", place)
@@ -302,7 +308,9 @@ def router(names: LabNames, spec: LinkSpec) -> list[Step]:
 
 
 def cut(names: LabNames, which: Direction) -> list[Step]:
-    """Drop, silently and at once, all that this direction still has to forward; what netem already holds arrives."""
+    """Drop, silently and at once, all that this direction still has to forward; what netem already holds
+    arrives.
+    """
     end: Place = "edge" if which == "up" else "device"
     return [Step("router", ("ip", "route", "replace", "blackhole", f"{names.address(end)}/32"))]
 
@@ -313,8 +321,11 @@ def mend(names: LabNames, which: Direction) -> list[Step]:
 
 
 def in_place(step: Step, names: LabNames) -> list[str]:
-    """The command as it is run from this machine. Entering only the network namespace leaves /sys, and with it the
-    cgroups and power counters that a node may read, as they are (`ip netns exec` would cover them)."""
+    """The command as it is run from this machine.
+
+    Entering only the network namespace leaves /sys, and with it the cgroups and power counters that a node
+    may read, as they are (`ip netns exec` would cover them).
+    """
     if step.place == "here":
         return list(step.argv)
     return ["nsenter", f"--net=/run/netns/{names.namespace(step.place)}", "--", *step.argv]

@@ -1,4 +1,5 @@
-"""Named links, one YAML file each: `title`, `source` (where the numbers come from) and `link` (a LinkSpec's keys).
+"""Named links, one YAML file each: `title`, `source` (where the numbers come from) and `link` (a LinkSpec's
+keys).
 
 A user's own file is used by giving its path instead of a name.
 """
@@ -19,11 +20,13 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """`{name, title, source, link}` of a named profile or a YAML file. Raises ValueError saying what is wrong."""
+    """`{name, title, source, link}` of a named profile or a YAML file. Raises ValueError saying what is
+    wrong.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(
-            f"no link profile '{name}': known are {', '.join(profile_names())}, or give the path of a .yaml file"
+            f"no link profile '{name}': known are {', '.join(profile_names())}, or give a .yaml file's path"
         )
     try:
         data = yaml.safe_load(path.read_text())

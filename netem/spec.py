@@ -1,7 +1,9 @@
-"""What a link is. Everything declared here is either applied exactly or refused; nothing is rounded or ignored.
+"""What a link is. Everything declared here is either applied exactly or refused; nothing is rounded or
+ignored.
 
-`up` is device -> edge, `down` is edge -> device. Times are one-way milliseconds, rates are 10^6 bit/s counted as
-netem counts them (the whole Ethernet frame without its checksum: payload + 42 bytes for UDP over IPv4).
+`up` is device -> edge, `down` is edge -> device. Times are one-way milliseconds, rates are 10^6 bit/s
+counted as netem counts them (the whole Ethernet frame without its checksum: payload + 42 bytes for UDP over
+IPv4).
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class _Strict(BaseModel):
 
 
 class GilbertSpec(_Strict):
-    """Losses that come in bursts (Gilbert's two states), given by what one can see: mean loss and mean burst."""
+    """Losses that come in bursts (Gilbert's two states), given by what one can see: mean loss and mean
+    burst.
+    """
 
     mean_loss_pct: float = Field(gt=0, lt=100)
     mean_burst: float = Field(ge=1, description="mean number of packets lost in a row")
@@ -47,10 +51,11 @@ class GilbertSpec(_Strict):
 
     @model_validator(mode="after")
     def _reachable(self) -> GilbertSpec:
-        if self.enter_pct > 100:
+        shortest = self.mean_loss_pct / (100 - self.mean_loss_pct)
+        if self.mean_burst < shortest:
             raise ValueError(
-                f"gilbert: a mean loss of {self.mean_loss_pct:g} % cannot come in bursts of only {self.mean_burst:g};"
-                f" raise mean_burst to at least {self.mean_loss_pct / (100 - self.mean_loss_pct):.3g}"
+                f"gilbert: a mean loss of {self.mean_loss_pct:g} % cannot come in bursts of"
+                f" {self.mean_burst:g} packets: raise mean_burst to at least {shortest:.3g}"
             )
         return self
 
@@ -81,8 +86,8 @@ class DirectionSpec(_Strict):
     def _rate_is_possible(cls, value: float | None) -> float | None:
         if value is not None and value <= 0:
             raise ValueError(
-                f"rate_mbps is {value:g}, which lets nothing through: give a rate above 0, or leave it out for a"
-                " link that is not limited"
+                f"rate_mbps is {value:g}, which lets nothing through: give a rate above 0, or leave it out"
+                " for a link that is not limited"
             )
         return value
 
@@ -90,8 +95,8 @@ class DirectionSpec(_Strict):
     def _parts_fit_together(self) -> DirectionSpec:
         if self.jitter_ms > self.delay_ms:
             raise ValueError(
-                f"jitter_ms ({self.jitter_ms:g}) is larger than delay_ms ({self.delay_ms:g}), so some packets would"
-                " arrive before they were sent: raise delay_ms or lower jitter_ms"
+                f"jitter_ms ({self.jitter_ms:g}) is larger than delay_ms ({self.delay_ms:g}), so some packets"
+                " would arrive before they were sent: raise delay_ms or lower jitter_ms"
             )
         if self.loss_pct and self.gilbert:
             raise ValueError(
@@ -135,8 +140,8 @@ class DirectionSpec(_Strict):
     def limit_packets(self) -> int:
         """Queue length handed to netem, packets in flight included.
 
-        1.5 x rate x (delay + jitter) / MTU, and never below tc's own 1000: netem counts the packets it is delaying,
-        so a shorter queue would lose packets nobody declared. Where no rate is given, 1000 Mbit/s is assumed.
+        1.5 x rate x (delay + jitter) / MTU, and never below tc's own 1000: netem counts the packets it is
+        delaying, so a shorter queue would lose packets nobody declared. Without a rate 1000 Mbit/s is taken.
         """
         if self.queue_packets is not None:
             return self.queue_packets
@@ -170,8 +175,9 @@ class ToleranceSpec(_Strict):
 class LinkSpec(_Strict):
     """A link: two directions, TCP settings, where to build it, how exact it has to be.
 
-    `rtt_ms` is split in half; `rate_mbps`, `loss_pct` and `jitter_ms` at the top hold for both directions. These
-    shorthands are folded into `up` and `down` when the spec is read, so a dumped spec reads back as itself.
+    `rtt_ms` is split in half; `rate_mbps`, `loss_pct` and `jitter_ms` at the top hold for both directions.
+    These shorthands are folded into `up` and `down` when the spec is read, so a dumped spec reads back as
+    itself.
     """
 
     profile: str | None = Field(
@@ -231,8 +237,9 @@ def _fold_shorthands(data: dict[str, Any]) -> dict[str, Any]:
                 break  # the field's own validation will say what is wrong with it
             if key in side:
                 raise ValueError(
-                    f"{short} ({value:g}) and {which}.{key} ({side[key]}) both set the {key.split('_')[0]}: keep"
-                    f" {short} for a symmetric link, or give up.{key} and down.{key}"
+                    f"{short} ({value:g}) and {which}.{key} ({side[key]}) both set the"
+                    f" {key.split('_')[0]}: keep {short} for a symmetric link, or give up.{key}"
+                    f" and down.{key}"
                 )
             folded[which] = {**side, key: value * factor}
     return folded

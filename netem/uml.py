@@ -1,4 +1,4 @@
-"""A router that is a user-mode Linux guest: a whole kernel, as an ordinary process, with the netem this one lacks.
+"""A router that is a user-mode Linux guest: a whole kernel as a process, with the netem this one lacks.
 
 It opens two taps, boots in about two seconds, takes commands line by line on its console and answers there.
 """
@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from netem.apply import COMMAND_TIMEOUT_S
@@ -24,7 +25,8 @@ from netem.plan import LabNames, mac
 BOOT_TIMEOUT_S = 60.0
 MEMORY = "96M"
 LAUNCHER = Path(__file__).with_name("guest_exec.py")
-# The guest's programs must not use registers that the guest may not save: see guest_exec.py. SSE2 is always there.
+# The guest's programs must not use registers that the guest may not save: see guest_exec.py. SSE2 is always
+# there.
 SSE_ONLY = "GLIBC_TUNABLES=glibc.cpu.hwcaps=" + ",".join(
     f"-{name}"
     for name in (
@@ -77,7 +79,7 @@ class UmlRouter:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the owner, who ends the guest when the lab is down
-            env={**os.environ, "TMPDIR": "/dev/shm"} if os.path.isdir("/dev/shm") else None,
+            env={**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None,
         )
 
     def wait_until_up(self) -> None:
@@ -108,26 +110,26 @@ class UmlRouter:
             raise CommandError(argv, output, "router")
         return output
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def describe(self) -> dict[str, str]:
+        """Its kernel, and how this machine schedules it (real-time, unless that is not allowed)."""
+        scheduler = os.sched_getscheduler(self._process.pid)
+        return {
+            "kernel": self.run(["uname", "-r"]).strip(),
+            "scheduling": "real-time" if scheduler == os.SCHED_RR else "ordinary",
+        }
 
     def stop(self) -> None:
         """End the guest at once; it holds nothing worth saving. Idempotent."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with suppress(OSError):  # what was buffered for a dead guest
                     pipe.close()
-                except OSError:  # what was buffered for a dead guest
-                    pass
 
     def _read_to(self, marker: str, timeout_s: float) -> tuple[str, str] | None:
-        """Text before the line that starts with `marker`, and the rest of that line; None on timeout or death."""
+        """Text before the next `marker`, and the rest of its line; None on timeout or death."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline_s = time.monotonic() + timeout_s

@@ -1,0 +1,108 @@
+"""What this machine can do about links, each finding with the command that mends it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from netem.apply import execute
+from netem.backend import available_congestion, choose_backend, why_no_netem, why_not
+from netem.errors import BackendError, CommandError
+from netem.initramfs import INSTALL, find_tool
+from netem.journal import journals, leftovers
+from netem.spec import LinkSpec
+
+SEED_SINCE = (6, 6)  # iproute2; the kernel needs 6.6 too
+
+
+def diagnose() -> list[dict[str, Any]]:
+    """Checks as `{name, ok, detail, remedy}`; remedy is '' when ok. Changes nothing, needs no root."""
+    return [
+        _tools(),
+        _finding("namespaces and taps", why_not("netns", shaped=False), "can be made"),
+        _finding("netem in this kernel", why_no_netem(), "sch_netem answers"),
+        _tun(),
+        _finding("user-mode Linux router", why_not("uml"), _uml_version()),
+        _congestion(),
+        _seed(),
+        _leftovers(),
+        _choice(),
+    ]
+
+
+def _finding(name: str, problem: str | None, good: str) -> dict[str, Any]:
+    """A problem is 'what is wrong: what mends it', as `backend` words it."""
+    if problem is None:
+        return {"name": name, "ok": True, "detail": good, "remedy": ""}
+    detail, _, remedy = problem.rpartition(": ")
+    return {"name": name, "ok": False, "detail": detail, "remedy": remedy}
+
+
+def _tools() -> dict[str, Any]:
+    missing = [
+        name for name in ("ip", "tc", "ethtool", "sysctl", "nsenter", "unshare") if find_tool(name) is None
+    ]
+    if missing:
+        problem = f"missing {', '.join(missing)}: apt install iproute2 ethtool procps util-linux"
+        return _finding("tools", problem, "")
+    return _finding("tools", None, _version_of("tc"))
+
+
+def _tun() -> dict[str, Any]:
+    there = Path("/dev/net/tun").exists()
+    return _finding("/dev/net/tun", None if there else "missing: modprobe tun", "there")
+
+
+def _congestion() -> dict[str, Any]:
+    available = available_congestion()
+    problem = None if "cubic" in available else f"only {', '.join(available)}: modprobe tcp_cubic"
+    return _finding("TCP congestion controls", problem, ", ".join(available))
+
+
+def _seed() -> dict[str, Any]:
+    """Nothing mends it short of newer packages, and nothing here depends on it: a fact, not a failure."""
+    words = _version_of("tc").rpartition("iproute2-")[2].split(",")[0].split(".")
+    try:
+        seeds = (int(words[0]), int(words[1])) >= SEED_SINCE
+    except (ValueError, IndexError):
+        seeds = False
+    detail = "tc can" if seeds else "tc cannot: which packets are lost differs from run to run"
+    return _finding("repeatable losses (netem seed)", None, detail)
+
+
+def _leftovers() -> dict[str, Any]:
+    dead = [journal.lab_id for journal in leftovers()]
+    living = len(journals()) - len(dead)
+    problem = f"labs of dead processes: {', '.join(dead)}: dssd doctor --clean" if dead else None
+    return _finding("leftovers", problem, f"none ({living} lab{'s' * (living != 1)} in use)")
+
+
+def _choice() -> dict[str, Any]:
+    name = "backend for a shaped link"
+    try:
+        backend = choose_backend(LinkSpec(rtt_ms=1))
+    except BackendError as error:
+        return {"name": name, "ok": False, "detail": str(error), "remedy": "mend one of the above"}
+    why = {
+        "netns": "this kernel has netem itself",
+        "uml": "this kernel has no netem, a user-mode Linux router does",
+    }
+    return {"name": name, "ok": True, "detail": f"{backend}: {why[backend]}", "remedy": ""}
+
+
+def _uml_version() -> str:
+    kernel = find_tool("linux.uml")
+    if kernel is None:
+        return INSTALL
+    return (
+        "kernel "
+        + subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    )
+
+
+def _version_of(tool: str) -> str:
+    try:
+        return execute([tool, "-V"]).strip()
+    except CommandError as error:
+        return str(error)
