@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], setting: str) -> None:
-    """Apply one `--set a.b=c` in place; the value is YAML. A list's element is given by number, or by its name
+    """Apply one `--set a.b=c` in place; the value is YAML. A list's element is given by number or by name,
     as in `systems.dssd.stop.length=6`. Raises ConfigError where the path leads through what has no keys."""
     path, equals, text = setting.partition("=")
     parts = path.split(".")

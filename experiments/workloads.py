@@ -1,8 +1,8 @@
 """What is asked: the bundled prompts, a list in the configuration, or a file of the user's.
 
 A `.jsonl` file has Spec-Bench's shape (Xia et al. 2024, arXiv 2401.07851): a line
-`{"question_id": ..., "category": ..., "turns": [...]}`, of which the first turn is used. A `.txt` file has a prompt
-a line, or, where blank lines divide it, a prompt a paragraph.
+`{"question_id": ..., "category": ..., "turns": [...]}`, of which the first turn is used. A `.txt` file has a
+prompt a line, or, where blank lines divide it, a prompt a paragraph.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class WorkloadSpec(Strict):
     def _file_is_the_same(self) -> WorkloadSpec:
         if self.sha256 is not None and self.sha256 != self.file_sha256:
             raise ValueError(
-                f"{self.prompts} is not the file this configuration was written for (sha256 "
-                f"{self.file_sha256}, not {self.sha256}): bring that one back, or remove sha256 to run with this one"
+                f"{self.prompts} is not the file this configuration was written for (its sha256 is "
+                f"{self.file_sha256}, not {self.sha256}): bring that back, or remove sha256 to use this"
             )
         return self
 

@@ -1,0 +1,245 @@
+"""A run's folder. What was recorded is never lost or overwritten; what is derived from it may be made again.
+
+results/<name>/<time>-<hash>/
+  config.yaml manifest.json               what was asked for; on what, with what (before anything starts)
+  rounds.jsonl requests.jsonl             the device's records, as they happen
+  power.device.jsonl power.edge.jsonl     the samplers' traces, as they happen
+  power.jsonl *.parquet summary.json      derived: long-format samples, columns for analysis, what tables show
+results/<name>/latest                     a link to the newest
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import yaml
+
+from nodes.probes import ProbeError
+from nodes.probes.sampler import Sample, read_samples
+from nodes.records import RequestRecord, RoundRecord
+
+Record = TypeVar("Record", RoundRecord, RequestRecord)
+
+
+class StoreError(RuntimeError):
+    """A folder that is not a run's, or that cannot be written; the message names it."""
+
+
+@dataclass(frozen=True)
+class Read(Generic[Record]):
+    """The records of a file, and how many lines of it could not be read (a killed process leaves half a
+    line)."""
+
+    records: list[Record]
+    damaged: int
+
+
+class RunFolder:
+    """An existing run's folder. Raises StoreError where there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.yaml").is_file():
+            raise StoreError(f"{self.path} is not the folder of a run: it has no config.yaml")
+
+    @property
+    def run_id(self) -> str:
+        return self.path.resolve().name
+
+    # Reading -----------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    def manifest(self) -> dict[str, Any]:
+        return self._json("manifest.json")
+
+    def summary(self) -> dict[str, Any]:
+        return self._json("summary.json")
+
+    def node(self, name: str) -> dict[str, Any]:
+        """What a node left when it ended well (its engine, its counters); empty where it did not."""
+        return self._json(f"{name}.json") if (self.path / f"{name}.json").is_file() else {}
+
+    def link(self) -> dict[str, Any]:
+        """Declared, applied and observed, as the launcher left it; empty where it did not get that far."""
+        return self._json("link.json") if (self.path / "link.json").is_file() else {}
+
+    def rounds(self) -> Read[RoundRecord]:
+        return _read_records(self.path / "rounds.jsonl", RoundRecord)
+
+    def requests(self) -> Read[RequestRecord]:
+        return _read_records(self.path / "requests.jsonl", RequestRecord)
+
+    def traces(self) -> list[Path]:
+        """The samplers' own files, one a node."""
+        return sorted(self.path.glob("power.*.jsonl"))
+
+    def samples(self) -> Iterator[Sample]:
+        """All nodes' samples. A trace that cannot be read ends where it cannot."""
+        for trace in self.traces():
+            try:
+                yield from read_samples(trace)
+            except ProbeError:
+                continue
+
+    def energy_sources(self) -> dict[str, dict[str, Any]]:
+        """By node: the probes whose joules count, their status, and why these."""
+        sources = {}
+        for trace in self.traces():
+            with trace.open("rb") as file:
+                line = file.readline()
+            if _is_json(line) and "header" in (record := json.loads(line)):
+                sources[record["header"]["node"]] = record["header"]["energy_source"]
+        return sources
+
+    # Writing -----------------------------------------------------------------------------------------------
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Written when a run starts, and again, with what came to be known, when it ends."""
+        _replace(self.path / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Raises ValueError for a number that is not finite: JSON has none such."""
+        _replace(self.path / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+    def close(self) -> list[Path]:
+        """Derive the long-format power.jsonl and, where pyarrow is installed, Parquet; returns what was
+        written."""
+        written = [self._merge_power()] if self.traces() else []
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            return written
+        return written + [
+            _to_parquet(path)
+            for name in ("rounds.jsonl", "requests.jsonl", "power.jsonl")
+            if (path := self.path / name).is_file() and path.stat().st_size
+        ]
+
+    def _merge_power(self) -> Path:
+        path = self.path / "power.jsonl"
+        encoder = msgspec.json.Encoder()
+        with _replacing(path) as temporary, temporary.open("wb") as out:
+            for sample in self.samples():
+                out.write(encoder.encode(sample._asdict()) + b"\n")
+        return path
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except OSError:
+            raise StoreError(f"{self.path} has no {name}: the run did not get that far") from None
+        except ValueError as error:
+            raise StoreError(f"{self.path / name} is not JSON: {error}") from None
+
+
+def create_run(root: Path, config: dict[str, Any], config_id: str) -> RunFolder:
+    """A new folder `<root>/<name>/<time>-<config_id>` with its config.yaml, and `latest` pointing at it.
+    Never an existing one. Raises StoreError where it cannot be made."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{config_id}"
+    parent = Path(root) / str(config["name"])
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path = _first_free(parent, stem)
+        (path / "config.yaml").write_text(
+            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+    except OSError as error:
+        raise StoreError(f"cannot make a run's folder in {parent}: {error.strerror}") from None
+    _point(parent / "latest", path.name)
+    return RunFolder(path)
+
+
+def find_run(path: Path) -> RunFolder:
+    """The run at `path`, or the latest of the experiment whose folder it is. Raises StoreError."""
+    path = Path(path)
+    if not (path / "config.yaml").is_file() and (path / "latest" / "config.yaml").is_file():
+        return RunFolder((path / "latest").resolve())
+    return RunFolder(path)
+
+
+def _first_free(parent: Path, stem: str) -> Path:
+    for number in range(1, 10_000):
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:  # two runs within a second
+            continue
+    raise StoreError(f"{parent} holds ten thousand runs of this very second")
+
+
+def _point(link: Path, target: str) -> None:
+    """A convenience: a file system without links, or a folder of that name, is left as it is."""
+    temporary = link.with_name(f".latest-{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_records(path: Path, kind: type[Record]) -> Read[Record]:
+    if not path.is_file():
+        return Read([], 0)
+    decoder = msgspec.json.Decoder(kind)
+    records: list[Record] = []
+    damaged = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                records.append(decoder.decode(line))
+            except msgspec.DecodeError:
+                damaged += 1
+    return Read(records, damaged)
+
+
+def _to_parquet(path: Path) -> Path:
+    """The columns of a JSONL file. Lines that a kill cut short are left out, as everywhere."""
+    import pyarrow.json
+    import pyarrow.parquet
+
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if _is_json(line)]
+    data = b"".join(lines)
+    options = pyarrow.json.ReadOptions(block_size=max(1 << 20, min(len(data) + 1, 1 << 30)))
+    table = pyarrow.json.read_json(pyarrow.BufferReader(data), read_options=options)
+    target = path.with_suffix(".parquet")
+    with _replacing(target) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+    return target
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _replace(path: Path, text: str) -> None:
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when all of it is written: readers see the old one or the new
+    one."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

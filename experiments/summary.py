@@ -1,0 +1,273 @@
+"""From records to the figures that tables and plots show: one flat record per system, plain finite JSON.
+
+Names follow vLLM and the serving benchmarks; where a definition could be read in two ways it is written out
+below. Warm-up and failed requests never count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from experiments.joules import Joules, energy_of
+from experiments.store import RunFolder
+from nodes.composition import System
+from nodes.probes.energy import Counter, counters
+from nodes.records import RequestRecord, RoundRecord
+from nodes.runspec import read_runspec
+
+RESAMPLES = 1000
+FEWEST_FOR_AN_INTERVAL = 3
+RESAMPLING_SEED = 20_240_229
+PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
+
+
+def summarise_run(run: RunFolder) -> dict[str, Any]:
+    """The summary of a run's folder, from what is recorded there and nothing else."""
+    spec = read_runspec(run.path / "run.json")
+    rounds, requests, manifest = run.rounds(), run.requests(), run.manifest()
+    events = list(manifest.get("events", []))
+    for file, read in (("rounds.jsonl", rounds), ("requests.jsonl", requests)):
+        if read.damaged:
+            events.append({"event": "damaged_lines", "file": file, "lines": read.damaged})
+    summary = summarise(
+        spec.name,
+        run.run_id,
+        spec.systems,
+        rounds.records,
+        requests.records,
+        counters(run.samples()),
+        energy_sources=run.energy_sources(),
+        link=run.link(),
+        events=events,
+    )
+    models = {node: model for node in ("device", "edge") if (model := run.node(node).get("engine"))}
+    return {**summary, "status": manifest.get("status", ""), "models": models}
+
+
+def summarise(
+    name: str,
+    run_id: str,
+    systems: Sequence[System],
+    rounds: Sequence[RoundRecord],
+    requests: Sequence[RequestRecord],
+    energy: Sequence[Counter] = (),
+    *,
+    energy_sources: Mapping[str, Mapping[str, Any]] | None = None,
+    link: Mapping[str, Any] | None = None,
+    events: Iterable[Mapping[str, Any]] = (),
+    clock_offset_ns: float | None = 0.0,
+) -> dict[str, Any]:
+    """`energy` are both nodes' counters, `energy_sources` what their samplers chose and why.
+    `clock_offset_ns`: edge's clock minus device's, 0 on one host, None where it was not measured: the two
+    ways are then not told apart."""
+    counted = [request for request in requests if not request.warmup and not request.error]
+    by_request: dict[str, list[RoundRecord]] = {request.request_id: [] for request in counted}
+    for record in rounds:
+        if not record.warmup and record.request_id in by_request:
+            by_request[record.request_id].append(record)
+    records = []
+    for system in systems:
+        mine = [request for request in counted if request.system == system.name]
+        its_rounds = [record for request in mine for record in by_request[request.request_id]]
+        joules = energy_of(mine, energy, energy_sources or {}, clock_offset_ns)
+        failed = sum(1 for r in requests if r.system == system.name and r.error)
+        records.append(_record(system, mine, its_rounds, joules, failed, clock_offset_ns))
+    base = next((r for s, r in zip(systems, records) if s.method == "edge_ar" and r["tokens_per_s"]), None)
+    for figures in records:
+        speed = figures["tokens_per_s"]
+        figures["speedup_over_edge_ar"] = speed / base["tokens_per_s"] if base and speed else None
+    summary = {
+        "name": name,
+        "run_id": run_id,
+        "link": dict(link or {}),
+        "labels": sorted({label for request in counted for label in request.labels}),
+        "requests": len(counted),
+        "systems": records,
+        "events": [dict(event) for event in events],
+    }
+    return _finite(summary)
+
+
+def _record(
+    system: System,
+    requests: Sequence[RequestRecord],
+    rounds: Sequence[RoundRecord],
+    joules: Joules,
+    failed: int,
+    clock_offset_ns: float | None,
+) -> dict[str, Any]:
+    tokens = sum(request.output_tokens for request in requests)
+    e2e_ms = sum(request.e2e_ms for request in requests)
+    answered = [request for request in requests if request.output_tokens]
+    ttft_ms = [request.ttft_ms for request in answered]
+    itl_ms = [gap for request in answered for gap in _arrival_gaps_ms(request)]
+    return {
+        "system": system.name,
+        "title": system.title,
+        "exact": system.exact,
+        "labels": sorted({label for request in requests for label in request.labels}),
+        "requests": len(requests),
+        "failed_requests": failed,
+        "output_tokens": tokens,
+        "tokens_per_s": _over(tokens, e2e_ms / 1e3),
+        "tokens_per_s_ci95": _interval(requests),
+        "speedup_over_edge_ar": None,
+        "ttft_ms": _mean(ttft_ms),
+        "ttft_ms_p50": _percentile(ttft_ms, 50),
+        "ttft_ms_p90": _percentile(ttft_ms, 90),
+        "tpot_ms": _mean([request.tpot_ms for request in requests if request.tpot_ms is not None]),
+        "itl_ms_p50": _percentile(itl_ms, 50),
+        "itl_ms_p90": _percentile(itl_ms, 90),
+        "itl_ms_p99": _percentile(itl_ms, 99),
+        "e2e_ms": _mean([request.e2e_ms for request in requests]),
+        **_acceptance(rounds),
+        "rounds_per_request": _over(len(rounds), len(requests)),
+        "round_trips_per_request": _over(sum(r.legs for r in rounds if r.sent_ns), len(requests)),
+        **_traffic(requests, rounds, tokens),
+        "network_share": _over(sum(record.network_ms for record in rounds), e2e_ms),
+        "parts_ms": _parts_ms(rounds, clock_offset_ns),
+        "unverified_share": _over(sum(record.n_unverified for record in rounds), tokens),
+        "lookahead_ms": _mean([record.lookahead_ms for record in rounds]),
+        "lookahead_hit_rate": _mean([r.lookahead_hit for r in rounds if r.lookahead_hit is not None]),
+        "discarded_tokens": sum(record.n_discarded for record in rounds),
+        "retries": sum(request.retries for request in requests),
+        "resumed": sum(request.resumed for request in requests),
+        "energy_j_per_token": joules.per_token,
+        "energy_device_j_per_token": joules.device_per_token,
+        "energy_edge_j_per_token": joules.edge_per_token,
+        "energy_status": joules.status,
+        "energy_source": joules.source,
+        "energy_note": joules.note,
+    }
+
+
+def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
+    """Over the rounds in which a draft was verified. `mean_acceptance_length` is 1 + accepted / rounds, the
+    token that follows included; `tested` counts a round's accepted tokens and the first rejected one, since
+    what lies behind it was never looked at; `by_position` is how often the i-th drafted token of those rounds
+    that had one was kept."""
+    verified = [record for record in rounds if record.n_drafted and record.received_ns]
+    accepted = sum(record.n_accepted for record in verified)
+    tested = sum(min(record.n_accepted + 1, record.n_drafted) for record in verified)
+    longest = max((record.n_drafted for record in verified), default=0)
+    mean_length = _over(accepted, len(verified))
+    return {
+        "mean_acceptance_length": None if mean_length is None else 1 + mean_length,
+        "draft_acceptance_rate": _over(accepted, sum(record.n_drafted for record in verified)),
+        "acceptance_rate_tested": _over(accepted, tested),
+        "acceptance_by_position": [
+            _mean([record.n_accepted > i for record in verified if record.n_drafted > i])
+            for i in range(longest)
+        ],
+    }
+
+
+def _traffic(
+    requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], tokens: int
+) -> dict[str, float | None]:
+    """Bytes a token, counted three ways: our frames, the paper's formula, the interface (None on
+    loopback)."""
+    traffic: dict[str, float | None] = {}
+    for way in ("up", "down"):
+        at_interface = [getattr(request, f"link_{way}_bytes") for request in requests]
+        counted = [n for n in at_interface if n is not None]
+        traffic[f"bytes_{way}_per_token"] = _over(
+            sum(getattr(r, f"{way}_wire_bytes") for r in rounds), tokens
+        )
+        traffic[f"ideal_bytes_{way}_per_token"] = _over(
+            sum(getattr(r, f"{way}_ideal_bytes") for r in rounds), tokens
+        )
+        traffic[f"link_bytes_{way}_per_token"] = (
+            _over(sum(counted), tokens) if counted and len(counted) == len(requests) else None
+        )
+    return traffic
+
+
+def _parts_ms(rounds: Sequence[RoundRecord], clock_offset_ns: float | None) -> dict[str, float]:
+    """Mean milliseconds a round spent in each part; they add up to the mean round.
+
+    Of a round of several legs only the sum of both ways is known, and of a stream's later replies only that
+    nothing went up; the first are divided as the system's other rounds are, evenly where there are none.
+    """
+    if not rounds:
+        return {}
+    sums = dict.fromkeys(PARTS, 0.0)
+    undivided_ms = 0.0
+    for record in rounds:
+        sums["draft"] += record.draft_ms
+        sums["encode"] += record.encode_ms
+        sums["queue"] += record.queue_ms
+        sums["verify"] += record.verify_ms
+        sums["edge_other"] += record.edge_ms - record.queue_ms - record.verify_ms
+        sums["resolve"] += record.resolve_ms
+        if record.legs > 1 or clock_offset_ns is None:
+            undivided_ms += record.network_ms
+        else:
+            up_ms = _up_ms(record, clock_offset_ns)
+            sums["network_up"] += up_ms
+            sums["network_down"] += record.network_ms - up_ms
+    if clock_offset_ns is None:
+        del sums["network_up"], sums["network_down"]
+        sums["network"] = undivided_ms
+    else:
+        both_ms = sums["network_up"] + sums["network_down"]
+        up_share = sums["network_up"] / both_ms if both_ms > 0 else 0.5
+        sums["network_up"] += undivided_ms * up_share
+        sums["network_down"] += undivided_ms * (1 - up_share)
+    return {part: total / len(rounds) for part, total in sums.items()}
+
+
+def _up_ms(record: RoundRecord, clock_offset_ns: float) -> float:
+    if not record.sent_ns:
+        return 0.0
+    up_ms = (record.edge_arrived_ns - clock_offset_ns - record.sent_ns) / 1e6
+    return min(max(up_ms, 0.0), max(record.network_ms, 0.0))  # what the offset's error allows
+
+
+def _arrival_gaps_ms(request: RequestRecord) -> list[float]:
+    """Between settlements that brought something: tokens of one round come at once and count as one arrival,
+    as chunks do in vLLM's benchmark; else half of a speculative system's gaps would be zeros."""
+    arrivals = sorted(set(request.token_ms))
+    return [later - earlier for earlier, later in pairwise(arrivals)]
+
+
+def _interval(requests: Sequence[RequestRecord]) -> list[float] | None:
+    """95 % bootstrap interval of tokens/s, requests drawn with replacement, always the same draws."""
+    n = len(requests)
+    if n < FEWEST_FOR_AN_INTERVAL:
+        return None
+    weights = np.random.default_rng(RESAMPLING_SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    tokens = weights @ np.array([request.output_tokens for request in requests], dtype=float)
+    seconds = weights @ np.array([request.e2e_ms / 1e3 for request in requests])
+    if not (seconds > 0).all():
+        return None
+    return np.percentile(tokens / seconds, [2.5, 97.5]).tolist()
+
+
+def _over(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _percentile(values: Sequence[float], pct: float) -> float | None:
+    return float(np.percentile(values, pct)) if values else None
+
+
+def _finite(value: Any) -> Any:
+    """Seven digits are more than any of this is good for; what is no number becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else json.loads(json.dumps(value, default=str))
