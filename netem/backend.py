@@ -12,6 +12,7 @@ from netem.initramfs import inputs
 from netem.spec import LinkSpec, TcpSpec
 
 Backend = Literal["loopback", "netns", "uml"]
+OS_RELEASE = Path("/etc/os-release")
 MODULES_BY_DISTRIBUTION = {
     "debian": "apt install linux-image-$(uname -r)",
     "ubuntu": "apt install linux-modules-extra-$(uname -r)",
@@ -76,17 +77,11 @@ def why_no_netem() -> str | None:
 def modules_command() -> str:
     """The command that installs this distribution's extra kernel modules."""
     try:
-        release = dict(
-            line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
-        )
+        release = dict(line.split("=", 1) for line in OS_RELEASE.read_text().splitlines() if "=" in line)
     except OSError:
         release = {}
     likes = [release.get("ID", ""), *release.get("ID_LIKE", "").strip('"').split()]
-    known = [
-        MODULES_BY_DISTRIBUTION[like.strip('"')]
-        for like in likes
-        if like.strip('"') in MODULES_BY_DISTRIBUTION
-    ]
+    known = [MODULES_BY_DISTRIBUTION[like.strip('"')] for like in likes if like.strip('"') in MODULES_BY_DISTRIBUTION]
     return known[0] if known else "install your distribution's extra kernel modules"
 
 

@@ -126,15 +126,11 @@ def _measure_loss(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
     down.
     """
     per_s = min(MOST_PROBES_PER_S, *(_probes_per_s(spec.direction(which)) for which in DIRECTIONS))
-    smallest = min(
-        (spec.direction(which).mean_loss_pct for which in DIRECTIONS if _loses(spec, which)), default=0.0
-    )
+    smallest = min((spec.direction(which).mean_loss_pct for which in DIRECTIONS if _loses(spec, which)), default=0.0)
     wanted = 1000 if not smallest else max(1000, round(80 / (smallest / 100)))
     count = int(min(wanted, per_s * LOSS_PHASE_S))
     if count < FEWEST_LOSS_PROBES:
-        report.skipped.append(
-            f"loss: {count} probes in {LOSS_PHASE_S:g} s are too few to tell (slow or short link)"
-        )
+        report.skipped.append(f"loss: {count} probes in {LOSS_PHASE_S:g} s are too few to tell (slow or short link)")
         return []
     heard = _ask(lab, count, 1e3 * LOSS_PHASE_S / count)
     answered = heard.answered_numbers
@@ -149,9 +145,7 @@ def _measure_loss(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
     return problems
 
 
-def _judge_loss(
-    which: Direction, spec: LinkSpec, sent: int, numbers: list[int], report: LinkReport
-) -> list[str]:
+def _judge_loss(which: Direction, spec: LinkSpec, sent: int, numbers: list[int], report: LinkReport) -> list[str]:
     side, arrived = spec.direction(which), set(numbers)
     lost = sent - len(arrived)
     reordered = sum(1 for before, after in pairwise(numbers) if after < before)
@@ -169,9 +163,7 @@ def _judge_loss(
     )
     problems = []
     if side.corrupt_pct:
-        report.skipped.append(
-            f"loss {which}: corrupted packets are lost too, in a share that depends on their content"
-        )
+        report.skipped.append(f"loss {which}: corrupted packets are lost too, in a share that depends on their content")
     elif not low <= side.mean_loss_pct / 100 <= high:
         problems.append(
             f"loss {which}: declared {side.mean_loss_pct:g} %, observed {lost} of {sent} probes, whose"
@@ -179,9 +171,7 @@ def _judge_loss(
             f" raise link.{which}.queue_packets if the queue overflows, or quieten the machine"
         )
     if reordered and not side.reorder_pct and not side.duplicate_pct:
-        problems.append(
-            f"order {which}: {reordered} of {sent} probes overtook another, though none was declared to"
-        )
+        problems.append(f"order {which}: {reordered} of {sent} probes overtook another, though none was declared to")
     return problems
 
 
@@ -236,9 +226,7 @@ class _Heard:
 
 def _ask(lab: Lab, count: int, interval_ms: float) -> _Heard:
     with _answerer(lab.edge) as (port, finish):
-        said = _run(
-            lab.device, ["ask", lab.edge.address, port, count, round(interval_ms * 1e3)], count * interval_ms
-        )
+        said = _run(lab.device, ["ask", lab.edge.address, port, count, round(interval_ms * 1e3)], count * interval_ms)
         arrived = finish()
     return _Heard(said["sent"], said["answers"], arrived["numbers"])
 

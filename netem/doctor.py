@@ -40,9 +40,7 @@ def _finding(name: str, problem: str | None, good: str) -> dict[str, Any]:
 
 
 def _tools() -> dict[str, Any]:
-    missing = [
-        name for name in ("ip", "tc", "ethtool", "sysctl", "nsenter", "unshare") if find_tool(name) is None
-    ]
+    missing = [name for name in ("ip", "tc", "ethtool", "sysctl", "nsenter", "unshare") if find_tool(name) is None]
     if missing:
         problem = f"missing {', '.join(missing)}: apt install iproute2 ethtool procps util-linux"
         return _finding("tools", problem, "")
@@ -95,10 +93,7 @@ def _uml_version() -> str:
     kernel = find_tool("linux.uml")
     if kernel is None:
         return INSTALL
-    return (
-        "kernel "
-        + subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    )
+    return "kernel " + subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version_of(tool: str) -> str:

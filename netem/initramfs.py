@@ -45,9 +45,7 @@ def inputs() -> dict[str, Path]:
         raise BackendError(f"the user-mode Linux router needs {', '.join(missing)}: {INSTALL}")
     if _libraries(busybox):
         raise BackendError(f"{busybox} is not static, the guest cannot start it: apt install busybox-static")
-    version = subprocess.run(
-        [kernel, "--version"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    version = subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
     files = {"bin/busybox": busybox}
     for name in MODULES:
         found = sorted(Path(f"/usr/lib/uml/modules/{version}").rglob(f"{name}.ko"))
@@ -62,18 +60,14 @@ def inputs() -> dict[str, Path]:
         files[f"sbin/{name}"] = tool
         files.update({str(library).lstrip("/"): library for library in _libraries(tool)})
     for folder in [*sorted(Path("/usr/lib").glob("*/tc")), Path("/usr/lib/tc"), Path("/lib/tc")]:
-        files.update(
-            {str(table).lstrip("/"): table for table in folder.glob("*.dist")}
-        )  # jitter distributions
+        files.update({str(table).lstrip("/"): table for table in folder.glob("*.dist")})  # jitter distributions
     return files
 
 
 def initramfs() -> Path:
     """The image, built if this set of inputs has not been seen. Raises BackendError (see `inputs`)."""
     files = inputs()
-    seen = "\n".join(
-        f"{name} {path} {path.stat().st_size} {path.stat().st_mtime_ns}" for name, path in files.items()
-    )
+    seen = "\n".join(f"{name} {path} {path.stat().st_size} {path.stat().st_mtime_ns}" for name, path in files.items())
     key = hashlib.sha256((INIT + seen).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dssd"
     image = folder / f"router-{key}.cpio"
@@ -113,6 +107,4 @@ def _libraries(program: Path) -> list[Path]:
     listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     if listing.returncode != 0:
         return []
-    return [
-        Path(word) for line in listing.stdout.splitlines() for word in line.split() if word.startswith("/")
-    ]
+    return [Path(word) for line in listing.stdout.splitlines() for word in line.split() if word.startswith("/")]

@@ -69,9 +69,7 @@ def tcp_in_force(namespace: str | None, interface: str) -> dict[str, Any]:
     enter = [] if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}", "--"]
     listing = execute([*enter, "sysctl", "-e", *(f"net.ipv4.{name}" for name in SYSCTLS)])
     values = dict(line.split(" = ", 1) for line in listing.splitlines() if " = " in line)
-    sysctls = {
-        name: " ".join(values[f"net.ipv4.{name}"].split()) for name in SYSCTLS if f"net.ipv4.{name}" in values
-    }
+    sysctls = {name: " ".join(values[f"net.ipv4.{name}"].split()) for name in SYSCTLS if f"net.ipv4.{name}" in values}
     routes = json.loads(execute([*enter, "ip", "-j", "-details", "route", "show", "dev", interface]) or "[]")
     route: dict[str, Any] = next((entry for entry in routes if "gateway" in entry), {})
     metrics: dict[str, Any] = {key: value for part in route.get("metrics", []) for key, value in part.items()}

@@ -51,20 +51,18 @@ class Journal:
     def write(self) -> None:
         """Raises LinkError when a lab of that name is there already."""
         self.started_ticks, self.boot_id = started_ticks(self.pid), boot_id()
+        draft = state_dir() / f".{self.lab_id}-{self.pid}"  # a whole folder at once: a lab is there or it is not
         try:
-            self.folder.mkdir(parents=True)
-        except FileExistsError:
-            raise LinkError(
-                f"a lab named '{self.lab_id}' is up already (see {self.folder}): choose another name, or"
-                " `dssd doctor --clean` if its owner is dead"
-            ) from None
+            draft.mkdir(parents=True, exist_ok=True)
+            (draft / "journal.json").write_text(json.dumps(asdict(self), indent=1))
+            draft.rename(self.folder)
         except PermissionError as error:
+            raise LinkError(f"cannot write {draft} ({error.strerror}): run as root or set DSSD_STATE_DIR") from None
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
             raise LinkError(
-                f"cannot write {self.folder} ({error.strerror}): run as root or set DSSD_STATE_DIR"
+                f"a lab named '{self.lab_id}' is up already (see {self.folder}): choose another name"
             ) from None
-        draft = self.folder / "journal.tmp"
-        draft.write_text(json.dumps(asdict(self), indent=1))
-        draft.rename(self.folder / "journal.json")
 
     def owner_lives(self) -> bool:
         return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid)
@@ -106,9 +104,9 @@ def kill_members(namespace: str) -> list[str]:
 
 
 def journals() -> list[Journal]:
-    """All journals of the state directory; an unreadable one is skipped, its lab was never begun."""
+    """All journals of the state directory; an unreadable one is skipped."""
     found = []
-    for path in sorted(state_dir().glob("*/journal.json")):
+    for path in sorted(state_dir().glob("[!.]*/journal.json")):
         try:
             found.append(Journal(**json.loads(path.read_text())))
         except (OSError, ValueError, TypeError):
@@ -157,9 +155,7 @@ def _members(namespace: Path, among: Sequence[int] | None = None) -> list[int]:
         return []
     found = []
     for pid in (
-        among
-        if among is not None
-        else [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        among if among is not None else [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     ):
         try:
             inside = Path(f"/proc/{pid}/ns/net").stat().st_ino == wanted

@@ -107,9 +107,7 @@ class Lab:
     def exec_counters(self) -> dict[str, dict[str, int]]:
         """netem's statistics per shaped direction: what it sent on, dropped (lost or queue full), holds."""
         return {
-            which: {
-                key: int(qdisc[key]) for key in ("bytes", "packets", "drops", "overlimits", "qlen", "backlog")
-            }
+            which: {key: int(qdisc[key]) for key in ("bytes", "packets", "drops", "overlimits", "qlen", "backlog")}
             for which in DIRECTIONS
             if (qdisc := self._qdisc(which)) is not None
         }
@@ -148,9 +146,7 @@ class Lab:
             self._run(make)
             self._router = UmlRouter(self._names, journal.folder)
             self._router.wait_until_up()
-            self._run(
-                [*shaping, *move]
-            )  # the guest opens a tap when it brings its port up; only then may it move
+            self._run([*shaping, *move])  # the guest opens a tap when it brings its port up; only then may it move
         for end in plan.ENDS:
             self._run(plan.host(self._names, end, self.spec.tcp, congestion))
         self.device, self.edge = self._host("device"), self._host("edge")
@@ -174,17 +170,13 @@ class Lab:
     def _qdisc(self, which: Direction) -> dict[str, Any] | None:
         if self.backend == "loopback":
             return None
-        return our_netem(
-            self._run_one("router", ["tc", "-j", "-s", "qdisc", "show", "dev", plan.PORTS[which]])
-        )
+        return our_netem(self._run_one("router", ["tc", "-j", "-s", "qdisc", "show", "dev", plan.PORTS[which]]))
 
     def _read_back(self) -> None:
         problems = []
         for which in DIRECTIONS:
             self.applied[which] = applied_values(self._qdisc(which))
-            problems += [
-                f"{which}: {text}" for text in differences(self.spec.direction(which), self.applied[which])
-            ]
+            problems += [f"{which}: {text}" for text in differences(self.spec.direction(which), self.applied[which])]
         if problems:
             raise LinkError("the kernel did not take the link as declared:\n  " + "\n  ".join(problems))
 

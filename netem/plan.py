@@ -201,9 +201,7 @@ def tap_wires(names: LabNames) -> tuple[list[Step], list[Step]]:
     interfaces.
     """
     router = names.namespace("router")
-    make = [
-        Step("here", ("ip", "-n", router, "tuntap", "add", "dev", f"to_{end}", "mode", "tap")) for end in ENDS
-    ]
+    make = [Step("here", ("ip", "-n", router, "tuntap", "add", "dev", f"to_{end}", "mode", "tap")) for end in ENDS]
     move = [
         Step(
             "here",

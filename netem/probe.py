@@ -113,9 +113,7 @@ def stream(address: str, port: int, count: int, rate_mbps: float) -> dict[str, f
         due_s = start_s + number * interval_s
         if (left_s := due_s - time.monotonic()) > 0:
             time.sleep(max(left_s, 0.0005))
-        udp.sendto(
-            PROBE.pack(b".", number, 0, time.time_ns(), 0, 0).ljust(STREAM_BYTES, b"\0"), (address, port)
-        )
+        udp.sendto(PROBE.pack(b".", number, 0, time.time_ns(), 0, 0).ljust(STREAM_BYTES, b"\0"), (address, port))
     return {"sent": count, "seconds": time.monotonic() - start_s}
 
 

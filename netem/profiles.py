@@ -33,14 +33,10 @@ def load_profile(name: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"link profile {path} is not YAML: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("link"), dict):
-        raise ValueError(
-            f"link profile {path} needs a mapping `link:` with a link's keys (and `title`, `source`)"
-        )
+        raise ValueError(f"link profile {path} needs a mapping `link:` with a link's keys (and `title`, `source`)")
     unknown = sorted(set(data) - KEYS)
     if unknown:
-        raise ValueError(
-            f"link profile {path} has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}"
-        )
+        raise ValueError(f"link profile {path} has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}")
     if "profile" in data["link"]:
         raise ValueError(f"link profile {path} starts from another profile: write its numbers out instead")
     return {

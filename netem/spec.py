@@ -67,15 +67,11 @@ class DirectionSpec(_Strict):
     delay_ms: float = Field(default=0.0, ge=0, le=60_000)
     jitter_ms: float = Field(default=0.0, ge=0)
     distribution: Literal["uniform", "normal", "pareto", "paretonormal"] = "uniform"
-    correlation_pct: float = Field(
-        default=0.0, ge=0, le=100, description="of a packet's jitter with the one before"
-    )
+    correlation_pct: float = Field(default=0.0, ge=0, le=100, description="of a packet's jitter with the one before")
     loss_pct: float = Field(default=0.0, ge=0, le=100)
     loss_correlation_pct: float = Field(default=0.0, ge=0, le=100)
     gilbert: GilbertSpec | None = None
-    reorder_pct: float = Field(
-        default=0.0, ge=0, le=100, description="share sent at once, ahead of those delayed"
-    )
+    reorder_pct: float = Field(default=0.0, ge=0, le=100, description="share sent at once, ahead of those delayed")
     reorder_correlation_pct: float = Field(default=0.0, ge=0, le=100)
     duplicate_pct: float = Field(default=0.0, ge=0, le=100)
     corrupt_pct: float = Field(default=0.0, ge=0, le=100)
@@ -99,9 +95,7 @@ class DirectionSpec(_Strict):
                 " would arrive before they were sent: raise delay_ms or lower jitter_ms"
             )
         if self.loss_pct and self.gilbert:
-            raise ValueError(
-                "loss_pct and gilbert both describe loss: keep one (gilbert.mean_loss_pct is the mean)"
-            )
+            raise ValueError("loss_pct and gilbert both describe loss: keep one (gilbert.mean_loss_pct is the mean)")
         for key, needs in (
             ("reorder_pct", "delay_ms"),
             ("correlation_pct", "jitter_ms"),
@@ -109,13 +103,9 @@ class DirectionSpec(_Strict):
             ("reorder_correlation_pct", "reorder_pct"),
         ):
             if getattr(self, key) and not getattr(self, needs):
-                raise ValueError(
-                    f"{key} ({getattr(self, key):g}) does nothing without {needs}: give both or neither"
-                )
+                raise ValueError(f"{key} ({getattr(self, key):g}) does nothing without {needs}: give both or neither")
         if self.distribution != "uniform" and not self.jitter_ms:
-            raise ValueError(
-                f"distribution '{self.distribution}' does nothing without jitter_ms: give both or neither"
-            )
+            raise ValueError(f"distribution '{self.distribution}' does nothing without jitter_ms: give both or neither")
         return self
 
     @property
@@ -153,13 +143,9 @@ class DirectionSpec(_Strict):
 class TcpSpec(_Strict):
     """TCP as both hosts of the lab see it, pinned inside their namespaces and recorded from read-back."""
 
-    congestion: str | None = Field(
-        default=None, pattern=r"^[a-z0-9_]+$", description="None: cubic if there is one"
-    )
+    congestion: str | None = Field(default=None, pattern=r"^[a-z0-9_]+$", description="None: cubic if there is one")
     slow_start_after_idle: bool = True  # Linux' own default
-    initcwnd: int | None = Field(
-        default=None, ge=1, le=1000, description="packets; None: Linux' own default, 10"
-    )
+    initcwnd: int | None = Field(default=None, ge=1, le=1000, description="packets; None: Linux' own default, 10")
     rmem_bytes: int | None = Field(default=None, ge=4096, description="largest receive buffer")
     wmem_bytes: int | None = Field(default=None, ge=4096, description="largest send buffer")
 

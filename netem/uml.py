@@ -23,6 +23,7 @@ from netem.initramfs import DONE, READY, TOOLS, find_tool, initramfs
 from netem.plan import LabNames, mac
 
 BOOT_TIMEOUT_S = 60.0
+ALIVE_EVERY_S = 0.2
 MEMORY = "96M"
 LAUNCHER = Path(__file__).with_name("guest_exec.py")
 # The guest's programs must not use registers that the guest may not save: see guest_exec.py. SSE2 is always
@@ -86,9 +87,7 @@ class UmlRouter:
         """Raises LinkError with the guest's last words when it does not come up."""
         said = self._read_to(READY, BOOT_TIMEOUT_S)
         if said is None:
-            raise LinkError(
-                f"the user-mode Linux router did not boot within {BOOT_TIMEOUT_S:g} s:\n{self._tail()}"
-            )
+            raise LinkError(f"the user-mode Linux router did not boot within {BOOT_TIMEOUT_S:g} s:\n{self._tail()}")
         for index, end in enumerate(("device", "edge")):
             self.run(["ip", "link", "set", f"vec{index}", "name", f"to_{end}"])
 
@@ -109,6 +108,10 @@ class UmlRouter:
         if status != "0":
             raise CommandError(argv, output, "router")
         return output
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def describe(self) -> dict[str, str]:
         """Its kernel, and how this machine schedules it (real-time, unless that is not allowed)."""
@@ -141,9 +144,12 @@ class UmlRouter:
                 before, status = self._unread[:start], self._unread[start + len(wanted) : end]
                 self._unread = self._unread[end + 1 :]
                 return _text(before), _text(status).strip()
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
+            if time.monotonic() > deadline_s:
                 return None
+            if not select.select([descriptor], [], [], ALIVE_EVERY_S)[0]:
+                if self._process.poll() is not None:  # its helpers may outlive it and hold the pipe open
+                    return None
+                continue
             chunk = os.read(descriptor, 65536)
             if not chunk:
                 return None

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from netem import backend, doctor, initramfs
+from netem.apply import execute
+from netem.errors import BackendError, CommandError
+from netem.spec import LinkSpec
+
+
+def test_a_failed_command_is_named_with_what_it_said() -> None:
+    with pytest.raises(CommandError, match=r"command failed: ls /no/such[\s\S]*No such file"):
+        execute(["ls", "/no/such"])
+    with pytest.raises(CommandError, match="'no-such-tool' is not installed"):
+        execute(["no-such-tool"])
+
+
+@pytest.mark.parametrize(
+    ("netns", "uml", "link", "chosen"),
+    [
+        (None, None, {}, "loopback"),
+        (None, None, {"rtt_ms": 1}, "netns"),
+        ("no netem", None, {"rtt_ms": 1}, "uml"),
+        (None, None, {"tcp": {"initcwnd": 4}}, "netns"),
+        ("no netem", None, {"backend": "uml"}, "uml"),
+    ],
+)
+def test_choice(monkeypatch: pytest.MonkeyPatch, netns, uml, link: dict, chosen: str) -> None:
+    monkeypatch.setattr(backend, "why_not", lambda name, shaped=True: {"netns": netns, "uml": uml}[name])
+    assert backend.choose_backend(LinkSpec(**link)) == chosen
+
+
+def test_no_way_says_what_was_tried_and_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "why_not", lambda name, shaped=True: f"broken: apt install {name}")
+    with pytest.raises(BackendError, match=r"netns: broken: apt install netns\n  uml: broken: apt install uml"):
+        backend.choose_backend(LinkSpec(rtt_ms=1))
+    with pytest.raises(BackendError, match="uml: broken"):
+        backend.choose_backend(LinkSpec(rtt_ms=1, backend="uml"))
+
+
+def test_without_root_the_remedy_is_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend.os, "geteuid", lambda: 1000)
+    with pytest.raises(BackendError, match="sudo"):
+        backend.choose_backend(LinkSpec(rtt_ms=1))
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initramfs, "find_tool", lambda name: None)
+    with pytest.raises(BackendError, match=r"linux.uml, busybox, tc, ip, ethtool: apt install user-mode-linux"):
+        initramfs.inputs()
+
+
+def test_the_archive_is_a_cpio_that_others_can_read(tmp_path: Path) -> None:
+    if initramfs.find_tool("busybox") is None:
+        pytest.skip("busybox is not installed: apt install busybox-static")
+    image = tmp_path / "image.cpio"
+    image.write_bytes(initramfs.archive({"sbin/tool": b"seven77", "lib/x/y.so": b""}))
+    listing = subprocess.run(["busybox", "cpio", "-t"], stdin=image.open(), capture_output=True, text=True, check=True)
+    names = listing.stdout.split()
+    assert {"init", "sbin/tool", "lib/x/y.so", "lib/x", "dev/console", "proc"} <= set(names)
+    assert names.index("lib") < names.index("lib/x") < names.index("lib/x/y.so")
+
+
+def test_the_doctor_always_answers() -> None:
+    findings = doctor.diagnose()
+    assert {"netem in this kernel", "leftovers", "backend for a shaped link"} <= {f["name"] for f in findings}
+    for finding in findings:
+        assert set(finding) == {"name", "ok", "detail", "remedy"}
+        assert finding["ok"] is (finding["remedy"] == "") and finding["detail"]
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ("ID=ubuntu\nID_LIKE=debian\n", "linux-modules-extra"),
+        ('ID=rocky\nID_LIKE="rhel centos fedora"\n', "kernel-modules-extra"),
+        ("ID=void\n", "your distribution's"),
+    ],
+)
+def test_remedy_fits_the_distribution(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str, command: str
+) -> None:
+    (tmp_path / "os-release").write_text(release)
+    monkeypatch.setattr(backend, "OS_RELEASE", tmp_path / "os-release")
+    assert command in backend.modules_command()

@@ -1,0 +1,113 @@
+"""The check passes honest links and catches each kind of lie: the lab has one shape, the spec claims another."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from netem.check import LinkReport, _arrival_rate_mbps, _independent_share, _mean_burst, check_link
+from netem.errors import LinkError
+from netem.lab import Lab
+from netem.spec import DirectionSpec, LinkSpec
+
+
+@pytest.mark.lab
+def test_an_honest_link_passes_within_the_figures(lab: Lab) -> None:
+    spec = LinkSpec(backend=lab.backend, rtt_ms=40, rate_mbps=20, loss_pct=1)
+    lab.change(spec)
+    report = check_link(lab).require()
+    assert report.observed["rtt_ms"]["median"] == pytest.approx(40, abs=1.0)
+    for which in ("up", "down"):
+        seen = report.observed[which]
+        assert seen["delay_ms"]["median"] == pytest.approx(20, abs=1.0)
+        assert seen["rate_mbps"] == pytest.approx(20, rel=0.05)
+        assert seen["loss_interval_pct"][0] <= 1 <= seen["loss_interval_pct"][1]
+        assert seen["probes"] > 1000 and seen["reordered"] == 0
+    assert json.loads(json.dumps(report.to_dict()))["ok"] is True
+    assert report.skipped == []
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("real", "claimed", "words"),
+    [
+        pytest.param(
+            {"rtt_ms": 20},
+            {"rtt_ms": 30},
+            ["round trip: declared 30.00 ms", "tolerance.rtt_ms"],
+            marks=pytest.mark.slow,
+        ),
+        (
+            {"up": {"delay_ms": 10}, "down": {"delay_ms": 30}},
+            {"up": {"delay_ms": 30}, "down": {"delay_ms": 10}},
+            ["delay up", "delay down"],
+        ),
+        ({"rtt_ms": 4, "rate_mbps": 10}, {"rtt_ms": 4, "rate_mbps": 12}, ["rate up: declared 12", "-1"]),
+        ({"rtt_ms": 4, "down": {"loss_pct": 4}}, {"rtt_ms": 4, "down": {"loss_pct": 1}}, ["loss down: declared 1 %"]),
+        pytest.param(
+            {"rtt_ms": 4, "up": {"loss_pct": 1}}, {"rtt_ms": 4}, ["loss up: declared 0 %"], marks=pytest.mark.slow
+        ),
+        (
+            {"up": {"delay_ms": 20, "jitter_ms": 10, "reorder_pct": 30}},
+            {"up": {"delay_ms": 20, "jitter_ms": 10}},
+            ["order up"],
+        ),
+    ],
+)
+def test_a_dishonest_link_is_refused_by_name(lab: Lab, real: dict, claimed: dict, words: list[str]) -> None:
+    lab.change(LinkSpec(backend=lab.backend, **real))
+    report = check_link(lab, LinkSpec(backend=lab.backend, **claimed))
+    assert not report.ok
+    text = "\n".join(report.problems)
+    for word in words:
+        assert word in text
+    with pytest.raises(LinkError, match="not as declared"):
+        report.require()
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"rtt_ms": 2},
+        {"rtt_ms": 600, "rate_mbps": 2},
+        {"rtt_ms": 40, "rate_mbps": 0.5},
+        {"rtt_ms": 10, "rate_mbps": 100},
+        {"up": {"delay_ms": 5, "rate_mbps": 2}, "down": {"delay_ms": 60, "rate_mbps": 30}},
+        {"rtt_ms": 30, "loss_pct": 10},
+        {"rtt_ms": 30, "up": {"gilbert": {"mean_loss_pct": 3, "mean_burst": 4}}},
+        {"rtt_ms": 40, "jitter_ms": 10},
+        {"profile": "lte"},
+        {"profile": "lte_fair"},
+        {"profile": "wifi_poor"},
+        {"profile": "satellite"},
+    ],
+    ids=str,
+)
+def test_many_honest_links_pass(lab: Lab, link: dict) -> None:
+    lab.change(LinkSpec(backend=lab.backend, **link))
+    check_link(lab).require()
+
+
+def test_rate_is_the_slope_of_arrivals_past_the_start() -> None:
+    arrivals = [0] * 30 + [1_000_000 * index for index in range(1, 61)]  # one 1514-byte frame per millisecond
+    assert _arrival_rate_mbps(arrivals) == pytest.approx(12.112)
+    assert _arrival_rate_mbps([]) == 0
+
+
+def test_bursts_are_runs_of_missing_numbers() -> None:
+    assert _mean_burst(10, {2, 3, 6, 7, 8, 9}) == 2
+    assert _mean_burst(3, {0, 1, 2}) is None
+
+
+def test_probes_lost_in_bursts_tell_less() -> None:
+    assert _independent_share(DirectionSpec(loss_pct=3)) == 1
+    bursty = DirectionSpec(gilbert={"mean_loss_pct": 3, "mean_burst": 10})
+    assert 0.01 < _independent_share(bursty) < 0.1
+
+
+def test_report_without_problems_requires_nothing() -> None:
+    report = LinkReport(declared={}, applied={})
+    assert report.require() is report

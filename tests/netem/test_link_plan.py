@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from netem import plan
+from netem.apply import applied_values, differences, our_netem
+from netem.plan import LabNames, netem_argv, reshape
+from netem.spec import DirectionSpec, LinkSpec
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ({"delay_ms": 20}, "limit 2500 delay 20ms"),
+        ({"rate_mbps": 0.5}, "limit 1000 rate 0.5mbit"),
+        ({"delay_ms": 12.5, "rate_mbps": 10, "loss_pct": 1}, "limit 1000 delay 12.5ms loss random 1% rate 10mbit"),
+        ({"loss_pct": 1, "loss_correlation_pct": 25}, "limit 1000 loss random 1% 25%"),
+        (
+            {"gilbert": {"mean_loss_pct": 2, "mean_burst": 4}},
+            "limit 1000 loss gemodel 0.510204% 25%",
+        ),
+        (
+            {"delay_ms": 30, "jitter_ms": 5, "distribution": "normal", "rate_mbps": 4},
+            "limit 1000 delay 30ms 5ms distribution normal rate 4mbit",
+        ),
+        ({"delay_ms": 1, "duplicate_pct": 1, "corrupt_pct": 0.1}, "limit 1000 delay 1ms duplicate 1% corrupt 0.1%"),
+        ({"delay_ms": 1, "queue_packets": 9}, "limit 9 delay 1ms"),
+        ({"rate_mbps": 0.0001}, "limit 1000 rate 0.0001mbit"),
+    ],
+)
+def test_netem_arguments(spec: dict, text: str) -> None:
+    assert " ".join(netem_argv(DirectionSpec(**spec))) == text
+
+
+def test_jitter_keeps_order_by_a_rate_that_never_limits_unless_reordering_is_wanted() -> None:
+    assert netem_argv(DirectionSpec(delay_ms=9, jitter_ms=3))[-2:] == ["rate", plan.NEVER_LIMITS]
+    assert "rate" not in netem_argv(DirectionSpec(delay_ms=9, jitter_ms=3, reorder_pct=5))
+
+
+def test_change_says_what_is_no_longer_there() -> None:
+    before = DirectionSpec(delay_ms=10, rate_mbps=5, loss_pct=1, duplicate_pct=2)
+    (step,) = reshape("up", before, DirectionSpec(delay_ms=10))
+    assert " ".join(step.argv) == (
+        "tc qdisc change dev to_edge root handle d55d: netem limit 1250 delay 10ms duplicate 0% rate 100gbit"
+    )
+
+
+def test_only_what_change_cannot_do_loses_the_queue() -> None:
+    flat, shaped = DirectionSpec(), DirectionSpec(delay_ms=10, jitter_ms=1)
+    normal = DirectionSpec(delay_ms=10, jitter_ms=1, distribution="normal")
+    verbs = [
+        [step.argv[2] for step in reshape("down", *pair)]
+        for pair in [
+            (flat, shaped),
+            (shaped, flat),
+            (shaped, normal),
+            (shaped, DirectionSpec(delay_ms=3)),
+            (flat, flat),
+        ]
+    ]
+    assert verbs == [["add"], ["del"], ["del", "add"], ["change"], []]
+
+
+def test_the_whole_plan_as_text() -> None:
+    names = LabNames("demo")
+    made = plan.netns_plan(names, LinkSpec(up={"delay_ms": 10}, tcp={"initcwnd": 20, "rmem_bytes": 8000}), "cubic")
+    text = plan.shell_lines(made.steps, names)
+    here = "nsenter --net=/run/netns/dssd-demo-"
+    device, edge = names.address("device"), names.address("edge")
+    for line in [
+        "ip netns add dssd-demo-router",
+        "ip -n dssd-demo-router link add to_edge type veth peer name link0 netns dssd-demo-edge",
+        f"{here}router -- tc qdisc add dev to_edge root handle d55d: netem limit 1250 delay 10ms",
+        f"{here}router -- sysctl -q -w net.ipv4.ip_forward=1",
+        f"{here}edge -- ip address add {edge}/30 dev link0",
+        f"{here}device -- ethtool -K link0 tso off gso off gro off",
+        f"{here}edge -- ip route replace {names.subnet('device')} via {names.address('router', 'edge')} dev link0"
+        " congctl cubic initcwnd 20",
+        f"{here}device -- sysctl -q -w 'net.ipv4.tcp_rmem=4096 131072 8000'",
+    ]:
+        assert line in text
+    assert not any("to_device root" in line for line in text), "an unshaped direction gets no qdisc"
+    assert device.startswith("198.18.") and edge.startswith("198.19.")
+    assert plan.shell_lines(made.undo, names) == [f"ip netns del {name}" for name in names.namespaces]
+
+
+def test_nothing_is_made_outside_the_three_namespaces() -> None:
+    names = LabNames("demo")
+    for step in plan.netns_plan(names, LinkSpec(rtt_ms=4), "reno").steps:
+        assert (
+            step.place != "here"
+            or step.argv[:3] == ("ip", "netns", "add")
+            or any(namespace in word for word in step.argv for namespace in names.namespaces)
+        )
+
+
+def test_labs_side_by_side_have_names_and_subnets_of_their_own() -> None:
+    first, second = LabNames("a1"), LabNames("a2")
+    assert not set(first.namespaces) & set(second.namespaces)
+    assert first.subnet("device") != second.subnet("device")
+    for index in range(500):
+        names = LabNames(f"lab{index}")
+        last = int(names.subnet("edge").removesuffix("/30").rpartition(".")[2])
+        assert last % 4 == 0 and names.address("edge").endswith(f".{last + 1}")
+    assert max(len(name) for name in (plan.INTERFACE, *plan.PORTS.values())) <= 15
+
+
+SHOWN = """[{"kind":"netem","handle":"d55d:","root":true,"options":{"limit":1000,"delay":{"delay":0.0199,"jitter":0.001,
+"correlation":0},"loss-random":{"loss":0.01,"correlation":0},"rate":{"rate":2500000}},"drops":3}]"""
+
+
+def test_read_back_is_compared_with_what_was_declared() -> None:
+    applied = applied_values(our_netem(SHOWN))
+    assert applied == {"queue_packets": 1000, "delay_ms": 19.9, "jitter_ms": 1, "loss_pct": 1, "rate_mbps": 20}
+    same = DirectionSpec(delay_ms=19.9, jitter_ms=1, loss_pct=1, rate_mbps=20)
+    assert differences(same, applied) == []
+    other = DirectionSpec(delay_ms=20, jitter_ms=1, loss_pct=1)
+    assert differences(other, applied) == [
+        "delay_ms: declared 20, in force 19.9",
+        "queue_packets: declared 2625, in force 1000",
+        "rate_mbps: declared 0, in force 20",
+    ]
+
+
+def test_only_our_own_qdisc_is_read() -> None:
+    assert our_netem(SHOWN.replace("d55d:", "8001:")) is None
+    assert our_netem("") is None
+    assert applied_values(None) == {}
+
+
+def test_importing_the_lab_is_quick_and_does_nothing() -> None:
+    code = "import sys, netem.lab, netem.check; print([m for m in ('torch', 'zmq', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
