@@ -80,7 +80,8 @@ def counters(
     """
     rows: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in samples:
-        if sample.total and sample.unit == "j" and node in (None, sample.node):
+        wanted = sample.total if channels is None else (sample.probe, sample.channel) in channels
+        if wanted and sample.unit == "j" and node in (None, sample.node):
             rows.setdefault((sample.node, sample.probe, sample.channel), []).append(sample)
     found = []
     for (of_node, probe, channel), group in rows.items():

@@ -90,12 +90,12 @@ def test_a_coarse_counter_is_flagged_and_not_followed_along_its_stairs():
 
 def test_only_total_channels_of_the_node_count():
     samples = trace(lambda t: 2 * t) + trace(lambda t: 3 * t, probe="nvml", channel="gpu0")
-    samples += trace(lambda t: 9 * t, channel="package-0.core", total=False) + trace(
-        lambda t: 7 * t, node="device"
-    )
+    samples += trace(lambda t: 9 * t, channel="package-0.core", total=False) + trace(lambda t: 7 * t, node="device")
     got = energy_between(samples, "edge", ns(0.5), ns(1.5))
     assert got.joules == pytest.approx(5.0) and got.source == "rapl+nvml"
     assert energy_between(samples, "nobody", ns(0.5), ns(1.5)).flags == ("no_samples",)
+    core = counters(samples, "edge", channels=[("rapl", "package-0.core")])
+    assert energy_between(core, "edge", ns(0.5), ns(1.5)).joules == pytest.approx(9.0)
 
 
 def test_a_mixture_is_as_good_as_its_worst_part():
