@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from experiments.schema import Config
 from netem.check import check_link
 from netem.lab import Host, Lab, exit_on_sigterm, open_lab
 from transport.keys import make_keys
@@ -91,34 +92,33 @@ class Node:
         return "\n  ".join([f"(log: {self.log})", *lines])
 
 
-def run_nodes(config: Any, folder: Path, progress: Progress) -> Outcome:
-    """Run `config` with its files in `folder`. Raises LinkError, RunError; the link and the nodes are gone afterwards."""
-    outcome = Outcome()
+def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome) -> None:
+    """Run `config` with its files in `folder`, noting in `outcome` what happened besides. Raises LinkError, RunError;
+    link and nodes are gone afterwards."""
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))
     with exit_on_sigterm(), _interrupt_as_exit(), tempfile.TemporaryDirectory(prefix="dssd-keys-") as secrets:
-        progress("link", {"link": config.link.describe()})
+        progress("link", {})
         with open_lab(config.link) as lab:
-            outcome.link = _checked(lab, config, folder, progress)
+            outcome.link = lab.describe()
+            _check(lab, config, folder, progress, outcome)
             keys = _keys(config, Path(secrets))
             _supervise(config, lab, keys, folder, progress, outcome)
             outcome.link["counters"] = lab.exec_counters()
-    return outcome
 
 
-def _checked(lab: Lab, config: Any, folder: Path, progress: Progress) -> dict[str, Any]:
+def _check(lab: Lab, config: Config, folder: Path, progress: Progress, outcome: Outcome) -> None:
     """Measure the link before it is believed; what was measured is kept even if the link is refused."""
-    progress("check", {"backend": lab.backend})
-    link = lab.describe()
+    report = None
     if config.link.is_shaped:
-        report = check_link(lab, config.link)
-        link["observed"], link["problems"] = report.observed, report.problems
-        (folder / "link.json").write_text(json.dumps(link, indent=1) + "\n", encoding="utf-8")
-        report.raise_if_off()
-    (folder / "link.json").write_text(json.dumps(link, indent=1) + "\n", encoding="utf-8")
-    return link
+        progress("check", {})
+        report = check_link(lab)
+        outcome.link |= report.to_dict()
+    (folder / "link.json").write_text(json.dumps(outcome.link, indent=1) + "\n", encoding="utf-8")
+    if report:
+        report.require()
 
 
-def _keys(config: Any, secrets: Path) -> list[str]:
+def _keys(config: Config, secrets: Path) -> list[str]:
     if config.transport.security == "plain":
         return []
     make_keys(secrets / "keys")
@@ -126,7 +126,7 @@ def _keys(config: Any, secrets: Path) -> list[str]:
 
 
 def _supervise(
-    config: Any, lab: Lab, keys: list[str], folder: Path, progress: Progress, outcome: Outcome
+    config: Config, lab: Lab, keys: list[str], folder: Path, progress: Progress, outcome: Outcome
 ) -> None:
     """Start the edge, then the device; an edge that dies is restarted as often as the configuration allows."""
     events: queue.Queue[tuple[Node, dict[str, Any]]] = queue.Queue()

@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from nodes.channel import Answer, Channel, EdgeError, SessionLost
 from nodes.drafting import Drafter
@@ -154,11 +155,10 @@ class Conversation:
         n = verdict.n_accepted
         if n > len(draft.tokens):
             raise EdgeError(f"the edge accepted {n} of {len(draft.tokens)} drafted tokens")
-        tail = self.method.resolve(draft, verdict, self.coins)
-        if inspect.isgenerator(tail):
-            conversation = tail
+        result: Any = self.method.resolve(draft, verdict, self.coins)
+        if inspect.isgenerator(result):
             try:
-                follow_up = next(conversation)
+                follow_up: Proposal = next(result)
                 while True:
                     sent_ns, frames_bytes = self._channel.follow_up(follow_up)
                     record.up_wire_bytes += frames_bytes
@@ -166,13 +166,13 @@ class Conversation:
                     record.legs += 1
                     answer = self._hear(record, sent_ns)
                     verdict = answer.verdict
-                    follow_up = conversation.send(verdict)
+                    follow_up = result.send(verdict)
             except StopIteration as stop:
-                tail = stop.value
+                result = stop.value
             n = verdict.n_accepted
         self._channel.edge_holds = len(self.tokens) + n + len(verdict.tail)
         record.n_accepted = n
-        self._commit([*draft.tokens[:n], *tail])
+        self._commit([*draft.tokens[:n], *result])
         if n < len(draft.tokens):
             self.coins = self.coins.at_epoch(self.coins.epoch + 1)
         self._end(record)

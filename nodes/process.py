@@ -22,10 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nodes.channel import EdgeError
 from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
 from nodes.edge import EdgeNode
-from nodes.channel import EdgeError
 from nodes.engine import Engine, EngineError
 from nodes.engine.make import make_engine
 from nodes.policies.stop import make_stop
@@ -61,7 +61,8 @@ def run_edge(spec: RunSpec, out: Path, bind: str, keys: Path | None, stopping: t
         node = EdgeNode(spec, engine, link, drafter)
         _announce("ready", endpoint=link.endpoint, pid=os.getpid())
         node.serve(stopping.is_set)
-        _write(out / "edge.json", {"engine": engine.describe(), "counters": dict(node.counters), "link": dict(link.counters)})
+        counters = {"counters": dict(node.counters), "link": dict(link.counters)}
+        _write(out / "edge.json", {"engine": engine.describe(), **counters})
 
 
 def run_device(spec: RunSpec, out: Path, connect: str, keys: Path | None, interface: str | None) -> None:

@@ -172,7 +172,7 @@ def p_value(pairs: Sequence[tuple[int, int]], law: dict[tuple[int, int], float])
         return 0.0
     expected = np.array(list(law.values()))
     expected *= len(pairs) / expected.sum()
-    counts = {pair: 0 for pair in law}
+    counts = dict.fromkeys(law, 0)
     for pair in pairs:
         counts[pair] += 1
     observed = np.array(list(counts.values()), dtype=float)

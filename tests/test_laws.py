@@ -6,8 +6,19 @@ import threading
 
 import numpy as np
 import pytest
-from harness import PROMPT, Setup, composed, joint_law, p_value, play, target_row, toy_edge
-from harness import device_on, methods_with_edge, read_back
+from harness import (
+    PROMPT,
+    Setup,
+    composed,
+    device_on,
+    joint_law,
+    methods_with_edge,
+    p_value,
+    play,
+    read_back,
+    target_row,
+    toy_edge,
+)
 
 import nodes.composition
 from nodes.composition import load_system, system_names

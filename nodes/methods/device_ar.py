@@ -1,4 +1,5 @@
-"""The device alone: the draft model's own output, nothing crosses. Fast, and distributed as the draft, not the target."""
+"""The device alone: the draft model's own output, nothing crosses. Fast, and distributed as the draft, not the target.
+"""
 
 from __future__ import annotations
 

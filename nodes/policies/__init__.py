@@ -14,7 +14,7 @@ class PolicyError(ValueError):
 def make_policy(axis: str, policies: Mapping[str, type], spec: Mapping[str, Any] | str) -> Any:
     """`spec` is a name, or `{policy: name, option: value}`. Raises PolicyError naming what there is."""
     options = {"policy": spec} if isinstance(spec, str) else dict(spec)
-    name = options.pop("policy", None)
+    name = str(options.pop("policy", None))
     if name not in policies:
         raise PolicyError(f"unknown {axis} policy {name!r}; there are: {', '.join(sorted(policies))}")
     known = list(inspect.signature(policies[name]).parameters)

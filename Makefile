@@ -1,0 +1,36 @@
+# Two commands matter: `make run` and `make test`. Both set up what they need first.
+.PHONY: setup run test test-all lint bench clean
+.DEFAULT_GOAL := help
+VENV := .venv/bin
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export HF_HUB_OFFLINE ?= 1
+
+help:
+	@echo "make run    ten systems over one emulated link: a table and a report page"
+	@echo "make test   lint, types, import contracts and tests      make test-all   the slow ones too"
+	@echo "make bench  what the project promises, measured          make setup      what the others do first"
+
+setup: .venv/.ready
+.venv/.ready: pyproject.toml setup.cfg constraints.txt setup.sh
+	@./setup.sh
+	@touch $@
+
+run: setup
+	$(ROOT) $(VENV)/dssd run experiments/configs/quickstart.yaml
+
+lint: setup
+	$(VENV)/ruff check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+test: lint
+	$(VENV)/pytest
+
+test-all: lint
+	$(VENV)/pytest -m ""
+
+bench: setup
+	$(ROOT) $(VENV)/dssd bench --out bench.json
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,322 @@
+"""`dssd`: the command line. Progress goes to stderr; with --json the last line on stdout is one JSON document.
+
+Nothing heavy is imported before a command needs it: `dssd --help` has to answer in a blink.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+
+app = typer.Typer(
+    name="dssd",
+    help="A laboratory for device-edge speculative decoding: real models, ZeroMQ, a real tc netem link, power traces.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+)
+netem_app = typer.Typer(help="The emulated link: profiles, the commands behind a link, a check.", no_args_is_help=True)
+probes_app = typer.Typer(help="Power and compute probes of this machine.", no_args_is_help=True)
+app.add_typer(netem_app, name="netem")
+app.add_typer(probes_app, name="probes")
+
+Json = Annotated[bool, typer.Option("--json", help="The last line on stdout is one JSON document.")]
+ConfigPath = Annotated[Path, typer.Argument(help="An experiment's YAML file.", metavar="CONFIG")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045  typer reads this at run time, on Python 3.10 too
+    typer.Option("--set", help="Override a key: --set link.rtt_ms=20", metavar="KEY=VALUE"),
+]
+KeysDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--keys", help="Directory of CURVE keys (`dssd keys DIR` makes one)."),
+]
+Plain = Annotated[bool, typer.Option("--plain", help="No encryption, no authentication; recorded as such.")]
+
+
+# Experiments ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run; change nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Run an experiment: build the link, check it, start both nodes, print one table."""
+    with _plain_errors():
+        from experiments.run import describe_run, run_experiment
+        from experiments.schema import load_config
+        from experiments.table import print_table
+
+        loaded = load_config(config, overrides or [])
+        if dry_run:
+            _answer(describe_run(loaded), json, lambda plan: print("\n".join(plan["lines"])))
+            return
+        folder, summary = run_experiment(loaded, out)
+        print_table(summary)
+        _note(f"\nfiles: {folder.path}\nreport: {folder.path / 'report.html'}")
+        if json:
+            _print_json(summary)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or results/NAME for its latest run.")],
+    json: Json = False,
+) -> None:
+    """Make a run's summary, table and report page again from its records."""
+    with _plain_errors():
+        from experiments.run import sum_up
+        from experiments.store import find_run
+        from experiments.table import print_table
+
+        found = find_run(folder)
+        summary = sum_up(found)
+        print_table(summary)
+        _note(f"\nreport: {found.path / 'report.html'}")
+        if json:
+            _print_json(summary)
+
+
+@app.command()
+def systems(json: Json = False) -> None:
+    """The systems there are: what each is made of, its paper, whether it is exact."""
+    with _plain_errors():
+        from nodes.composition import load_system, system_names
+
+        records = [_system_record(load_system(name)) for name in system_names()]
+        _answer(records, json, lambda rows: _table(rows, ["name", "title", "paper", "method", "schedule", "exact"]))
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """The models that ship with the project."""
+    with _plain_errors():
+        from nodes.engine.make import list_models
+
+        columns = ["name", "kind", "parameters", "vocab_size", "bytes", "sha256", "path"]
+        _answer(list_models(), json, lambda rows: _table(rows, columns))
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--only", help="One part: speed, overhead, link, bytes, work. Repeatable."),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="Also write the records to this file.")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Measure what the project promises, side by side, and say whether it holds."""
+    with _plain_errors():
+        from experiments.bench import run_bench
+
+        records = run_bench(only or [])
+        if out:
+            out.write_text(jsonlib.dumps(records, indent=1) + "\n", encoding="utf-8")
+        _answer(records, json, lambda rows: _table(rows, ["name", "value", "bound", "unit", "ok", "note"]))
+        if not all(record["ok"] for record in records):
+            raise typer.Exit(1)
+
+
+# One node by hand -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def edge(
+    config: ConfigPath,
+    bind: Annotated[str, typer.Option(help="Where to listen.")] = "tcp://127.0.0.1:5555",
+    keys: KeysDir = None,
+    plain: Plain = False,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/edge"),
+) -> None:
+    """Run the edge node alone, until Ctrl-C."""
+    _node("edge", config, overrides, out, ["--bind", bind], keys, plain)
+
+
+@app.command()
+def device(
+    config: ConfigPath,
+    connect: Annotated[str, typer.Option(help="Where the edge listens.")] = "tcp://127.0.0.1:5555",
+    keys: KeysDir = None,
+    plain: Plain = False,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/device"),
+) -> None:
+    """Run the device node alone, against an edge that is already there."""
+    _node("device", config, overrides, out, ["--connect", connect], keys, plain)
+
+
+@app.command()
+def keys(directory: Annotated[Path, typer.Argument(help="Where to write them; existing keys are kept.")]) -> None:
+    """Make CURVE key pairs for an edge and a device, and the edge's allow-list."""
+    with _plain_errors():
+        from transport.keys import make_keys
+
+        for path in make_keys(directory):
+            print(path)
+
+
+@app.command()
+def doctor(
+    clean: Annotated[bool, typer.Option("--clean", help="Remove what a killed run left behind.")] = False,
+    json: Json = False,
+) -> None:
+    """What this machine can do, what it cannot, and the command that mends it."""
+    with _plain_errors():
+        from experiments.doctor import clean_up, diagnose
+
+        if clean:
+            for line in clean_up():
+                _note(line)
+        _answer(diagnose(), json, lambda rows: _table(rows, ["name", "ok", "detail", "remedy"]))
+
+
+# Link and probes ------------------------------------------------------------------------------------------------------
+
+
+@netem_app.command("profiles")
+def netem_profiles(json: Json = False) -> None:
+    """Named links, with their numbers and where they come from."""
+    with _plain_errors():
+        from experiments.doctor import profile_records
+
+        _answer(profile_records(), json, lambda rows: _table(rows, list(rows[0])))
+
+
+@netem_app.command("plan")
+def netem_plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the commands that would build a configuration's link."""
+    with _plain_errors():
+        from experiments.run import link_commands
+        from experiments.schema import load_config
+
+        print("\n".join(link_commands(load_config(config, overrides or []))))
+
+
+@netem_app.command("check")
+def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = False) -> None:
+    """Build a configuration's link, measure it, take it down: declared, applied, observed."""
+    with _plain_errors():
+        from experiments.run import check_only
+        from experiments.schema import load_config
+
+        link = check_only(load_config(config, overrides or []))
+        _answer(link, json, lambda found: print(jsonlib.dumps(found, indent=1)))
+        if link["problems"]:
+            raise typer.Exit(1)
+
+
+@probes_app.command("list")
+def probes_list(json: Json = False) -> None:
+    """Every probe: what a trial read found here, and the remedy where there is one."""
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from nodes.probes import find_probes
+
+        rows = [asdict(finding) for finding in find_probes()]
+        _answer(rows, json, lambda rows: _table(rows, ["probe", "status", "resolution_ms", "detail", "remedy"]))
+
+
+# Helpers --------------------------------------------------------------------------------------------------------------
+
+
+def _node(
+    node: str,
+    config: Path,
+    overrides: list[str] | None,
+    out: Path,
+    where: list[str],
+    keys: Path | None,
+    plain: bool,
+) -> None:
+    with _plain_errors():
+        import msgspec
+
+        from experiments.schema import load_config
+        from nodes.process import main as node_main
+
+        if (keys is None) != plain:
+            raise typer.BadParameter("give --keys DIR (made by `dssd keys DIR`), or --plain for no encryption at all")
+        out.mkdir(parents=True, exist_ok=True)
+        spec = out / "run.json"
+        spec.write_bytes(msgspec.json.encode(load_config(config, overrides or []).to_runspec()))
+        secrets = ["--keys", str(keys)] if keys else []
+        raise typer.Exit(node_main([node, "--spec", str(spec), "--out", str(out), *where, *secrets]))
+
+
+def _system_record(system: Any) -> dict[str, Any]:
+    paper = f"{system.paper.authors} {system.paper.year}" if system.paper else "ours"
+    parts = {key: getattr(system, key) for key in ("method", "schedule", "up", "down", "stop", "upload", "options")}
+    url = system.paper.url if system.paper else ""
+    record = {"name": system.name, "title": system.title, "paper": paper, "url": url, "exact": system.exact}
+    return {**record, **parts, "letters": system.letters, "notes": system.notes}
+
+
+def _answer(result: Any, json: bool, show: Callable[[Any], None]) -> None:
+    if json:
+        _print_json(result)
+    else:
+        show(result)
+
+
+def _print_json(result: Any) -> None:
+    print(jsonlib.dumps(result, default=str))
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console = Console()
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a user can mend is told in one line, without a traceback; anything else is a bug and shows one."""
+    from experiments.failures import expected_failures
+
+    try:
+        yield
+    except expected_failures() as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    _note(f"dssd: {message}")
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

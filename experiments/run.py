@@ -1,0 +1,93 @@
+"""From a configuration to a table: make the folder, run the nodes, sum up what they wrote. Also the parts of that alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.launch import Outcome, run_nodes
+from experiments.manifest import end_manifest, start_manifest
+from experiments.progress import ProgressBar
+from experiments.schema import Config, config_id
+from experiments.store import RunFolder, create_run
+from experiments.summary import summarise_run
+from netem.backend import choose_backend, choose_congestion
+from netem.check import check_link
+from netem.lab import exit_on_sigterm, open_lab
+from netem.plan import LabNames, netns_plan, shell_lines
+from netem.spec import DIRECTIONS, LinkSpec
+from nodes.device import jobs
+
+
+def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """Run it; returns its folder and summary. Raises LinkError, RunError; what was recorded by then is kept and, as
+    far as it goes, summed up."""
+    resolved = config.resolved()
+    folder = create_run(results, resolved, config_id(resolved))
+    manifest = start_manifest(resolved, folder.run_id)
+    folder.write_manifest(manifest)
+    outcome, status = Outcome(), "interrupted"
+    try:
+        with ProgressBar(config.name, str(folder.path)) as progress:
+            run_nodes(config, folder.path, progress.update, outcome)
+        status = "complete"
+    except Exception as error:
+        status = f"failed: {error}"
+        raise
+    finally:
+        models = {node: engine for node in ("device", "edge") if (engine := folder.node(node).get("engine"))}
+        ended = end_manifest(manifest, status=status, link=outcome.link, models=models, events=outcome.events)
+        folder.write_manifest(ended)
+        folder.close()
+        summary = sum_up(folder) if folder.requests().records else {}
+    return folder, summary
+
+
+def sum_up(folder: RunFolder) -> dict[str, Any]:
+    """summary.json, report.html, figures/ and trace.json from the records: made again whenever asked for."""
+    from experiments.report import write_report
+
+    summary = summarise_run(folder)
+    folder.write_summary(summary)
+    write_report(folder, summary)
+    return summary
+
+
+def describe_run(config: Config) -> dict[str, Any]:
+    """What `run` would do, without doing it."""
+    spec = config.to_runspec()
+    link = config.link
+    requests = sum(1 for _ in jobs(spec))
+    backend = choose_backend(link)
+    lines = [
+        f"run        {config.name}: {len(spec.systems)} systems, {requests} requests (warm-up included)",
+        f"systems    {' '.join(system.name for system in spec.systems)}",
+        f"device     {config.device_engine}",
+        f"edge       {config.edge_engine}",
+        f"link       {backend}: {link_text(link)}",
+    ]
+    if link.is_shaped:
+        lines += ["", "commands that build such a link in this kernel:", *link_commands(config)]
+    return {"config": config.resolved(), "requests": requests, "backend": backend, "lines": lines}
+
+
+def link_text(link: LinkSpec) -> str:
+    """Both directions in words: only what is declared."""
+    ways = []
+    for which in DIRECTIONS:
+        declared = link.direction(which).model_dump(exclude_defaults=True)
+        ways.append(f"{which} " + (", ".join(f"{key} {value}" for key, value in declared.items()) or "not shaped"))
+    return "; ".join(ways)
+
+
+def link_commands(config: Config) -> list[str]:
+    """The link as shell commands, for a kernel that has netem."""
+    names = LabNames("plan")
+    plan = netns_plan(names, config.link, choose_congestion(config.link.tcp.congestion))
+    return shell_lines(plan.steps, names)
+
+
+def check_only(config: Config) -> dict[str, Any]:
+    """Build the link, measure it, take it down."""
+    with exit_on_sigterm(), open_lab(config.link) as lab:
+        return {"backend": lab.backend, **check_link(lab).to_dict()}
