@@ -73,10 +73,14 @@ class Counter:
 
 
 def counters(
-    samples: Iterable[Sample], node: str | None = None, gap_periods: float = GAP_PERIODS
+    samples: Iterable[Sample],
+    node: str | None = None,
+    channels: Sequence[tuple[str, str]] | None = None,
+    gap_periods: float = GAP_PERIODS,
 ) -> list[Counter]:
-    """The node's counted energy channels as counters; those that do not count towards the total are left
-    out.
+    """The counted energy channels (of one node, or of all) as counters.
+
+    With `channels` those (probe, channel) pairs instead, for what stands beside the total: a single rail, a radio.
     """
     rows: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in samples:
