@@ -30,6 +30,4 @@ def check_batch(sessions: Sequence[Session], rows: Sequence[int], n_ids: int, ma
             )
         if news and not (min(news) >= 0 and max(news) < n_ids):
             stranger = next(token for token in news if not 0 <= token < n_ids)
-            raise SessionRefused(
-                session, f"token {stranger} is not in the vocabulary, which has ids 0 to {n_ids - 1}"
-            )
+            raise SessionRefused(session, f"token {stranger} is not in the vocabulary, which has ids 0 to {n_ids - 1}")

@@ -63,9 +63,7 @@ class HfEngine:
 
         accepts = inspect.signature(self.model.forward).parameters
         if "past_key_values" not in accepts:
-            raise EngineError(
-                f"{name}: {type(self.model).__name__} keeps no KV cache; use an attention model"
-            )
+            raise EngineError(f"{name}: {type(self.model).__name__} keeps no KV cache; use an attention model")
         self._picks_rows = "logits_to_keep" in accepts
         self._rolls_back = can_roll_back(self.model)
         self._why_alone = "its recurrent state cannot be padded"

@@ -56,9 +56,7 @@ def lend(caches: Sequence[DynamicCache]) -> tuple[DynamicCache, list[int]]:
     return batched, lengths
 
 
-def take_back(
-    batched: DynamicCache, caches: Sequence[DynamicCache], n_past: int, n_news: Sequence[int]
-) -> None:
+def take_back(batched: DynamicCache, caches: Sequence[DynamicCache], n_past: int, n_news: Sequence[int]) -> None:
     """Append to each session's cache what the forward added for it: n_news[i] tokens from column n_past
     on."""
     layers: list[Any] = batched.layers

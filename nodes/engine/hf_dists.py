@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nodes.sampling import Row, Sampling
 
-FIRST_GUESS = 256  # tokens top-p looks at before it looks at 16 times as many
+BINS_PER_NAT, N_BINS = 32, 1024  # the last bin holds all that is 32 nats or more below the top
 
 
 class TorchDists:
@@ -49,66 +49,55 @@ class TorchDists:
 
 
 def process(logits: Tensor, sampling: Sampling) -> Tensor:
-    """[T, V] logits to [T, V] float32 probabilities; as `nodes.sampling.process`, without sorting the
-    vocabulary.
-
-    Each probability depends on its own logit only, and top-p is top-n with an n read off the ranked masses.
-    So it is enough to rank the few largest logits; who of several equals stays is settled only where equals
-    meet the cut."""
+    """[T, V] logits to [T, V] float32 probabilities; as `nodes.sampling.process`, without sorting the vocabulary."""
     logits = logits.float()
-    n_tokens = logits.shape[-1]
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    top_k = sampling.top_k if 0 < sampling.top_k < n_tokens else 0
-    if not top_k and sampling.top_p >= 1:
-        scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
-        return torch.softmax(scaled, dim=-1)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        return _top_k(logits, sampling)
+    if sampling.top_p < 1:
+        return torch.stack([_top_p(row, sampling) for row in logits]) if len(logits) else logits
+    scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
+    return torch.softmax(scaled, dim=-1)
 
-    n_ranked = min(n_tokens, (top_k or FIRST_GUESS) + 1)  # one more than may stay, to see ties across the cut
-    while True:
-        ranked, ids = _largest(logits, n_ranked)  # [T, n_ranked]
-        weights = torch.exp((ranked.double() - ranked[:, :1].double()) / sampling.temperature)
-        if top_k:
-            weights[:, top_k:] = 0
-            total = weights.sum(-1, keepdim=True)
-        else:
-            scaled = (logits - ranked[:, :1]) / sampling.temperature
-            total = scaled.exp_().sum(-1, keepdim=True, dtype=torch.float64)
-        masses = weights / total
+
+def _top_k(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Top-k, then top-p among those. A probability depends on its own logit only, so who of several equals stays is
+    settled last, and only where equals meet the cut."""
+    ranked, ids = torch.topk(logits, sampling.top_k + 1, dim=-1)  # largest first, and the first one cut
+    masses = torch.exp((ranked.double() - ranked[:, :1].double()) / sampling.temperature)
+    masses[:, -1] = 0
+    masses /= masses.sum(-1, keepdim=True)
+    if sampling.top_p < 1:
         before = masses.cumsum(-1) - masses
-        kept = before < sampling.top_p if sampling.top_p < 1 else torch.ones_like(before, dtype=torch.bool)
-        kept &= weights > 0
-        if top_k or n_ranked == n_tokens or not bool(kept[:, -1].any()):
-            break
-        n_ranked = min(n_tokens, 16 * n_ranked)
+        masses *= before < sampling.top_p
+        masses /= masses.sum(-1, keepdim=True)
 
-    n_kept = kept.sum(-1)  # [T]
-    if n_ranked < n_tokens or not bool(kept.all()):
-        _settle_ties(logits, ranked, ids, n_kept)
-    probs = torch.where(kept, masses, 0)
-    probs /= probs.sum(-1, keepdim=True)
-    # adding, not setting: an id that tie-breaking moved forward may show up once more with probability zero
-    return torch.zeros_like(logits).scatter_add_(1, ids, probs.float())
+    n_kept = (masses > 0).sum(-1, keepdim=True)  # [T, 1]
+    tied = ranked.gather(1, n_kept - 1) == ranked.gather(1, n_kept)
+    for i in tied[:, 0].nonzero()[:, 0].tolist():  # keep the lowest ids
+        n, last = int(n_kept[i]), ranked[i, n_kept[i] - 1]
+        n_above = int((ranked[i] > last).sum())
+        ids[i, n_above:n] = (logits[i] == last).nonzero()[: n - n_above, 0]
+    # adding, not setting: an id that a tie moved forward may show up once more with probability zero
+    return torch.zeros_like(logits).scatter_add_(1, ids, masses.float())
 
 
-def _largest(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Values and ids [T, n], largest first. Selecting many takes longer than sorting all."""
-    if n < logits.shape[-1] / 4:
-        return torch.topk(logits, n, dim=-1)
-    ranked, ids = torch.sort(logits, dim=-1, descending=True)
-    return ranked[:, :n], ids[:, :n]
+def _top_p(logits: Tensor, sampling: Sampling) -> Tensor:
+    """One row [V]. Bins the tokens by how far they lie below the largest, finds the bin in which the mass reaches
+    top_p, and ranks that bin alone."""
+    below = (logits - logits.max()) / sampling.temperature  # nats, never positive
+    masses = below.exp().double()
+    bins = (below * -BINS_PER_NAT).clamp_(max=N_BINS - 1).int()
+    heights = torch.bincount(bins, masses, minlength=N_BINS).cumsum(0)
+    goal = sampling.top_p * heights[-1]
+    edge = int((heights < goal).sum())
 
-
-def _settle_ties(logits: Tensor, ranked: Tensor, ids: Tensor, n_kept: Tensor) -> None:
-    """Where the last token kept and the first one cut have equal logits, keep the lowest ids: rewrites
-    `ids`."""
-    last = n_kept[:, None] - 1
-    first_cut = (last + 1).clamp(max=ranked.shape[1] - 1)
-    tied = (ranked.gather(1, last) == ranked.gather(1, first_cut)) & (first_cut > last)
-    if not bool(tied.any()):
-        return
-    for i in tied[:, 0].nonzero()[:, 0].tolist():
-        n = int(n_kept[i])
-        value = ranked[i, n - 1]
-        n_above = int((ranked[i] > value).sum())
-        ids[i, n_above:n] = (logits[i] == value).nonzero()[: n - n_above, 0]
+    members = (bins == edge).nonzero()[:, 0]
+    members = members[below[members].sort(descending=True, stable=True).indices]  # the lowest id of equals first
+    reached = masses[members].cumsum(0) - masses[members]
+    n_kept = int(((heights[edge - 1] if edge else 0) + reached < goal).sum())
+    just_too_low = below[members[n_kept - 1]].nextafter(below.new_tensor(-torch.inf))
+    kept = torch.threshold(below, float(just_too_low), -torch.inf)
+    kept[members[n_kept:]] = -torch.inf  # equals of the last one kept
+    return torch.softmax(kept, dim=-1)

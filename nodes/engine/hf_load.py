@@ -22,21 +22,17 @@ class HfTokenizer:
         self.inner = inner
 
     def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=False)
+        return self.inner.encode(text, add_special_tokens=False, verbose=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(
-            self.inner.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self.inner.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def find_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(
-            f"device {wanted}: this torch ({torch.__version__}) sees no CUDA device; use device: cpu"
-        )
+        raise EngineError(f"device {wanted}: this torch ({torch.__version__}) sees no CUDA device; use device: cpu")
     return wanted
 
 
@@ -60,18 +56,14 @@ def load(
 def _remedy(model: str) -> str:
     if Path(model).is_dir():
         return "the folder needs configuration, weights and tokenizer, as save_pretrained() writes them"
-    online = (
-        "" if os.environ.get("HF_HUB_OFFLINE", "0") == "0" else " without HF_HUB_OFFLINE, which is set here"
-    )
+    online = "" if os.environ.get("HF_HUB_OFFLINE", "0") == "0" else " without HF_HUB_OFFLINE, which is set here"
     return f"fetch it once with `hf download {model}`{online}, or name a folder, as hf:/path/to/model"
 
 
 def eos_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     declared = getattr(model.generation_config, "eos_token_id", None)
     if declared is None:
-        declared = (
-            model.config.eos_token_id if model.config.eos_token_id is not None else tokenizer.eos_token_id
-        )
+        declared = model.config.eos_token_id if model.config.eos_token_id is not None else tokenizer.eos_token_id
     if declared is None:
         return frozenset()
     return frozenset([declared] if isinstance(declared, int) else declared)

@@ -50,9 +50,7 @@ def parse(spec: Mapping[str, Any], role: Role) -> EngineSpec:
     own = [each.name for each in fields(EngineSpec) if each.name != "toy"]
     unknown = sorted(str(key) for key in given if key not in own and key not in TOY_OPTIONS)
     if unknown:
-        raise EngineError(
-            f"{role}: unknown key {', '.join(unknown)}; known are {', '.join([*own, *TOY_OPTIONS])}"
-        )
+        raise EngineError(f"{role}: unknown key {', '.join(unknown)}; known are {', '.join([*own, *TOY_OPTIONS])}")
     engine = given.get("engine")
     if not isinstance(engine, str):
         raise EngineError(f"{role}: `engine` is missing; it is one of {ENGINES}")
@@ -132,9 +130,7 @@ def _expanded(where: str) -> str:
 
 def _check(role: Role, key: str, value: Any, types: tuple[type, ...]) -> None:
     if isinstance(value, bool) or not isinstance(value, types):
-        raise EngineError(
-            f"{role}: {key} must be {' or '.join(each.__name__ for each in types)}, not {value!r}"
-        )
+        raise EngineError(f"{role}: {key} must be {' or '.join(each.__name__ for each in types)}, not {value!r}")
 
 
 def _check_choice(role: Role, key: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -56,9 +56,7 @@ class PacedEngine:
             )
         self.inner, self.pace = inner, pace
         self.name = inner.name
-        self.vocab_hash = hashlib.sha256(
-            f"{inner.vocab_hash} padded to {self.vocab_size}".encode()
-        ).hexdigest()
+        self.vocab_hash = hashlib.sha256(f"{inner.vocab_hash} padded to {self.vocab_size}".encode()).hexdigest()
         self.eos_tokens = inner.eos_tokens
         self.max_tokens = inner.max_tokens
         self.tokenizer = inner.tokenizer

@@ -68,9 +68,7 @@ def _of_profile(name: str, role: Role) -> Pace:
     section = dict(profile[role])
     words: dict[str, Any] = {key: str(section.pop(key)) for key in WORDS & section.keys()}
     numbers = {"vocab_size": profile["vocab_size"], **section}
-    sources = {
-        key: {"assumed": entry["assumed"], "source": entry["source"]} for key, entry in numbers.items()
-    }
+    sources = {key: {"assumed": entry["assumed"], "source": entry["source"]} for key, entry in numbers.items()}
     values = {key: entry["value"] for key, entry in numbers.items()}
     return _checked(Pace(name=name, role=role, sources=sources, **values, **words))
 

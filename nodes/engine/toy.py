@@ -57,11 +57,7 @@ class ToyTokenizer:
         return " ".join(f"t{token}" for token in tokens)
 
     def _id(self, word: str) -> int:
-        if (
-            re.fullmatch(r"t(0|[1-9]\d*)", word, re.ASCII)
-            and len(word) < 12
-            and int(word[1:]) < self.vocab_size
-        ):
+        if re.fullmatch(r"t(0|[1-9]\d*)", word, re.ASCII) and len(word) < 12 and int(word[1:]) < self.vocab_size:
             return int(word[1:])
         return zlib.crc32(word.encode(errors="surrogatepass")) % self.vocab_size
 
