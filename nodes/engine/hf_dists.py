@@ -91,12 +91,12 @@ def _top_p(logits: Tensor, sampling: Sampling) -> Tensor:
     bins = (below * -BINS_PER_NAT).clamp_(max=N_BINS - 1).int()
     heights = torch.bincount(bins, masses, minlength=N_BINS).cumsum(0)
     goal = sampling.top_p * heights[-1]
-    edge = int((heights < goal).sum())
+    crossed = int((heights < goal).sum())
 
-    members = (bins == edge).nonzero()[:, 0]
+    members = (bins == crossed).nonzero()[:, 0]
     members = members[below[members].sort(descending=True, stable=True).indices]  # the lowest id of equals first
     reached = masses[members].cumsum(0) - masses[members]
-    n_kept = int(((heights[edge - 1] if edge else 0) + reached < goal).sum())
+    n_kept = int(((heights[crossed - 1] if crossed else 0) + reached < goal).sum())
     just_too_low = below[members[n_kept - 1]].nextafter(below.new_tensor(-torch.inf))
     kept = torch.threshold(below, float(just_too_low), -torch.inf)
     kept[members[n_kept:]] = -torch.inf  # equals of the last one kept

@@ -123,6 +123,9 @@ def test_no_rows_and_nothing_new(llama):
     session = Session(Sampling(), [4, 5, 6])
     assert len(llama.forward([session], [0])[0]) == 0 and session.fed == 3
     assert len(llama.forward([session], [0])[0]) == 0
+    both = [Session(Sampling(), [4, 5]), Session(Sampling(), [6])]
+    assert [len(dists) for dists in llama.forward([session, *both], [0, 0, 0])] == [0, 0, 0]
+    assert [each.fed for each in both] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -147,9 +150,7 @@ def test_a_failed_forward_drops_the_caches(llama, monkeypatch):
     llama.forward([session], [1])
     session.become([1, 2, 3, 4])
     with monkeypatch.context() as patch:
-        patch.setattr(
-            llama.model.lm_head, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory"))
-        )
+        patch.setattr(llama.model.lm_head, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
         with pytest.raises(RuntimeError, match="out of memory"):
             llama.forward([session], [1])
     [dists] = llama.forward([session], [1])
