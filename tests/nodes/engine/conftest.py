@@ -17,9 +17,7 @@ def save_model(folder: Path, config, n_words: int, seed: int = 0) -> Path:
     model = AutoModelForCausalLM.from_config(config)
     for weight in model.parameters():
         if weight.ndim == 2:
-            torch.nn.init.normal_(
-                weight, std=0.15
-            )  # larger than usual, so that tokens differ and attention matters
+            torch.nn.init.normal_(weight, std=0.15)  # larger than usual, so that tokens differ and attention matters
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(n_words)}, unk_token="w1"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

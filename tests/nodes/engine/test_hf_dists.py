@@ -23,9 +23,7 @@ def assert_same(logits: np.ndarray, sampling: Sampling) -> None:
 def test_process_equals_numpy(trial):
     rng = np.random.default_rng(trial)
     n_tokens = int(rng.choice([2, 5, 40, 700, 5000]))
-    logits = (rng.standard_normal((int(rng.integers(1, 6)), n_tokens)) * rng.uniform(0.3, 6)).astype(
-        np.float32
-    )
+    logits = (rng.standard_normal((int(rng.integers(1, 6)), n_tokens)) * rng.uniform(0.3, 6)).astype(np.float32)
     if trial % 3 == 0:
         logits = np.round(logits * 2) / 2  # many equal logits
     sampling = Sampling(
@@ -45,9 +43,7 @@ def test_all_equal_logits_keep_the_lowest_ids(sampling):
 
 
 def test_top_p_of_a_flat_row_keeps_thousands():
-    assert_same(
-        np.random.default_rng(0).standard_normal((3, 9000)).astype(np.float32) * 0.1, Sampling(top_p=0.97)
-    )
+    assert_same(np.random.default_rng(0).standard_normal((3, 9000)).astype(np.float32) * 0.1, Sampling(top_p=0.97))
 
 
 def test_masked_entries_have_probability_zero():
@@ -61,9 +57,7 @@ def test_masked_entries_have_probability_zero():
 
 def test_half_precision_is_processed_in_single():
     logits = torch.randn(2, 50).bfloat16()
-    np.testing.assert_array_equal(
-        process(logits, Sampling(top_k=7)), process(logits.float(), Sampling(top_k=7))
-    )
+    np.testing.assert_array_equal(process(logits, Sampling(top_k=7)), process(logits.float(), Sampling(top_k=7)))
 
 
 def test_rows_and_at_agree():

@@ -80,9 +80,7 @@ def test_the_bundled_pair_is_listed():
 
 @has_pair
 def test_the_bundled_pair_speaks_one_language():
-    draft, target = (
-        make_engine({"engine": f"bundled:{kind}", "device": "cpu"}, kind) for kind in ("draft", "target")
-    )
+    draft, target = (make_engine({"engine": f"bundled:{kind}", "device": "cpu"}, kind) for kind in ("draft", "target"))
     assert draft.vocab_hash == target.vocab_hash and draft.eos_tokens == target.eos_tokens
     text = "def main(path):\n    '''é'''\n"
     tokens = target.tokenizer.encode(text)

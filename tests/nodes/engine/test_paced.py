@@ -15,7 +15,7 @@ from nodes.engine.toy import ToyEngine
 from nodes.sampling import Sampling
 from nodes.session import Session
 
-SLACK_S = 0.05  # a loaded machine wakes a sleeper late; never early
+SLACK_S = 0.25  # a loaded machine wakes a sleeper late; never early
 
 
 def paced(**numbers) -> PacedEngine:
@@ -49,15 +49,15 @@ def test_an_overrun_is_counted():
 
 
 def test_busy_time_runs_on_during_a_forward():
-    engine = paced(forward_ms=60)
+    engine = paced(forward_ms=300)
     worker = threading.Thread(target=engine.forward, args=([Session(Sampling(), [1])], [1]))
     worker.start()
-    time.sleep(0.03)
-    assert 0.01 < engine.busy_s < 0.06
+    time.sleep(0.05)
+    assert 0 < engine.busy_s < 0.3
     worker.join()
     at_rest_s = engine.busy_s
     time.sleep(0.01)
-    assert engine.busy_s == at_rest_s >= 0.06
+    assert engine.busy_s == at_rest_s >= 0.3
 
 
 def test_a_refused_session_leaves_the_clock_stopped():
@@ -107,9 +107,7 @@ def test_every_profile_says_where_its_numbers_come_from(name, role):
 
 
 def test_published_timings():
-    times = {
-        name: [load_pace(name, role).forward_ms for role in ("draft", "target")] for name in profile_names()
-    }
+    times = {name: [load_pace(name, role).forward_ms for role in ("draft", "target")] for name in profile_names()}
     assert times["opt-125m-6.7b@h800"] == [8.7, 124.5]
     assert times["qwen3-0.6b-32b"][1] == 72.0 and times["llama-1b-70b"][1] == 145.6
     widths = {record["name"]: record["vocab_size"]["value"] for record in list_profiles()}
