@@ -38,30 +38,24 @@ def energy_of(
     if not requests:
         return Joules()
     by_node: dict[str, list[EnergyResult]] = {}
-    notes: list[str] = []
+    missing: dict[str, list[str]] = {}  # reason: nodes
     for node in NODES:
         mine = [counter for counter in counters if counter.node == node]
         offset_ns = 0.0 if node == "device" else clock_offset_ns
         if not mine or offset_ns is None:
-            reason = (
-                sources.get(node, {}).get("reason", "no samples") if not mine else "clocks were not compared"
-            )
-            notes.append(f"{node}: {reason}")
+            reason = sources.get(node, {}).get("reason", "no samples") if not mine else "clocks were not compared"
+            missing.setdefault(reason, []).append(node)
             continue
         by_node[node] = [
-            energy_between(mine, node, round(r.start_ns + offset_ns), round(r.end_ns + offset_ns))
-            for r in requests
+            energy_between(mine, node, round(r.start_ns + offset_ns), round(r.end_ns + offset_ns)) for r in requests
         ]
-    known = [
-        i for i in range(len(requests)) if all(results[i].joules is not None for results in by_node.values())
-    ]
+    notes = [f"{' and '.join(nodes)}: {reason}" for reason, nodes in missing.items()]
+    known = [i for i in range(len(requests)) if all(results[i].joules is not None for results in by_node.values())]
     tokens = sum(requests[i].output_tokens for i in known)
     if not by_node or not tokens:
         flags = {flag for results in by_node.values() for result in results for flag in result.flags}
         return Joules(note="; ".join([*notes, *sorted(flags)]))
-    per_token = {
-        node: sum(results[i].joules or 0.0 for i in known) / tokens for node, results in by_node.items()
-    }
+    per_token = {node: sum(results[i].joules or 0.0 for i in known) / tokens for node, results in by_node.items()}
     notes += _doubts(by_node, known, len(requests))
     statuses = [results[known[0]].status for results in by_node.values()]
     if len(by_node) < len(NODES):

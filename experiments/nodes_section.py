@@ -40,15 +40,9 @@ class ModelsSpec(Strict):
 class NodeSection(Strict):
     """What both nodes have. `pace`, `threads` and `dtype` may also stand in the engine's own mapping."""
 
-    engine: Spelled | None = Field(
-        default=None, description="bundled:draft, bundled:target, hf:<id or folder>, toy"
-    )
-    pace: str | dict[str, Any] | None = Field(
-        default=None, description="a compute profile's name, or its numbers"
-    )
-    threads: int | None = Field(
-        default=None, ge=1, le=1024, description="of the compute library; by default 1"
-    )
+    engine: Spelled | None = Field(default=None, description="bundled:draft, bundled:target, hf:<id or folder>, toy")
+    pace: str | dict[str, Any] | None = Field(default=None, description="a compute profile's name, or its numbers")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="of the compute library; by default 1")
     dtype: str | None = None
     probes: list[str] = Field(default=[], description="by name; empty: all that work on this machine")
 
@@ -69,9 +63,7 @@ class EdgeSpec(NodeSection):
     draft_engine: Spelled | None = Field(
         default=None, description="for systems that draft at the edge; default: the device's"
     )
-    batch: str | dict[str, Any] = Field(
-        default="immediate", description="when a forward fires: immediate, size, age"
-    )
+    batch: str | dict[str, Any] = Field(default="immediate", description="when a forward fires: immediate, size, age")
     max_sessions: int = Field(default=256, ge=1)
     restarts: int = Field(default=1, ge=0, description="times the edge is started again if it dies")
 
@@ -86,9 +78,7 @@ class WattsSpec(Strict):
     """What the node's machine draws, from its datasheet or a plug meter. Without it nothing is estimated."""
 
     idle_w: float | None = Field(default=None, ge=0)
-    full_w: float | None = Field(
-        default=None, gt=0, description="all cores busy, or the paced machine computing"
-    )
+    full_w: float | None = Field(default=None, gt=0, description="all cores busy, or the paced machine computing")
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> WattsSpec:

@@ -107,9 +107,7 @@ def override(data: dict[str, Any], setting: str) -> None:
             at = at[part]
         else:
             above = ".".join(parts[:depth])
-            raise ConfigError(
-                f"--set {setting}: {above} is {at!r} and has no key `{part}`; set {above} itself"
-            )
+            raise ConfigError(f"--set {setting}: {above} is {at!r} and has no key `{part}`; set {above} itself")
 
 
 def _index(items: list[Any], part: str, path: str, setting: str) -> int:

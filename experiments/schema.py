@@ -79,18 +79,12 @@ class Config(Strict):
         default=None, ge=1, le=256, description="of all systems with a fixed one of their own"
     )
     models: ModelsSpec | None = Field(default=None, description="short for device.engine and edge.engine")
-    engine: Spelled | None = Field(
-        default=None, description="short for the same engine on both nodes, as toy"
-    )
-    pace: str | dict[str, Any] | None = Field(
-        default=None, description="short for the same pace on both nodes"
-    )
+    engine: Spelled | None = Field(default=None, description="short for the same engine on both nodes, as toy")
+    pace: str | dict[str, Any] | None = Field(default=None, description="short for the same pace on both nodes")
     device: DeviceSpec = DeviceSpec()
     edge: EdgeSpec = EdgeSpec()
     workload: WorkloadSpec = WorkloadSpec()
-    link: LinkSpec = Field(
-        default=LinkSpec(), description="a mapping, or the name of a profile; by default not shaped"
-    )
+    link: LinkSpec = Field(default=LinkSpec(), description="a mapping, or the name of a profile; by default not shaped")
     repeats: int = Field(default=1, ge=1, description="of every prompt, each with its own coins")
     warmup: int = Field(default=1, ge=0, description="requests per system that are not counted")
     energy: EnergySpec = EnergySpec()
@@ -113,9 +107,7 @@ class Config(Strict):
         for which in ("up", "down"):
             loss_pct = getattr(value, which).mean_loss_pct
             if loss_pct >= 100:
-                raise ValueError(
-                    f"{which} loses everything ({loss_pct:g} %), so no request could ever end: lower it"
-                )
+                raise ValueError(f"{which} loses everything ({loss_pct:g} %), so no request could ever end: lower it")
         return value
 
     @model_validator(mode="after")
@@ -137,9 +129,7 @@ class Config(Strict):
         names = [system.name for system in self.compositions]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
-            raise ValueError(
-                f"systems: {twice} is there twice; give one of them a name of its own: `as: {twice}_2`"
-            )
+            raise ValueError(f"systems: {twice} is there twice; give one of them a name of its own: `as: {twice}_2`")
         for where, spec, role in self._engines:
             check_engine(spec, role, where)
         self.prompts  # noqa: B018  read now, so that what is wrong with them is an error of the configuration
@@ -224,9 +214,7 @@ class Config(Strict):
 
     def resolved(self) -> dict[str, Any]:
         """Plain YAML values; `load_config` of them gives this configuration again."""
-        plain: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"draft_length", "models", "engine", "pace"}
-        )
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"draft_length", "models", "engine", "pace"})
         plain["systems"] = [e.spell_out(system) for e, system in zip(self.systems, self.compositions)]
         plain["device"] = {"engine": self.device_engine, "probes": self.device.probes}
         for short in ("pace", "threads", "dtype"):

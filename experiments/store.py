@@ -151,9 +151,7 @@ def create_run(root: Path, config: dict[str, Any], config_id: str) -> RunFolder:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path = _first_free(parent, stem)
-        (path / "config.yaml").write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot make a run's folder in {parent}: {error.strerror}") from None
     _point(parent / "latest", path.name)

@@ -22,7 +22,7 @@ from nodes.records import RequestRecord, RoundRecord
 from nodes.runspec import read_runspec
 
 RESAMPLES = 1000
-FEWEST_FOR_AN_INTERVAL = 3
+FEWEST_FOR_AN_INTERVAL = 5  # below, resampling only shuffles a handful of values
 RESAMPLING_SEED = 20_240_229
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
@@ -162,27 +162,20 @@ def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
         "draft_acceptance_rate": _over(accepted, sum(record.n_drafted for record in verified)),
         "acceptance_rate_tested": _over(accepted, tested),
         "acceptance_by_position": [
-            _mean([record.n_accepted > i for record in verified if record.n_drafted > i])
-            for i in range(longest)
+            _mean([record.n_accepted > i for record in verified if record.n_drafted > i]) for i in range(longest)
         ],
     }
 
 
-def _traffic(
-    requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], tokens: int
-) -> dict[str, float | None]:
+def _traffic(requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], tokens: int) -> dict[str, float | None]:
     """Bytes a token, counted three ways: our frames, the paper's formula, the interface (None on
     loopback)."""
     traffic: dict[str, float | None] = {}
     for way in ("up", "down"):
         at_interface = [getattr(request, f"link_{way}_bytes") for request in requests]
         counted = [n for n in at_interface if n is not None]
-        traffic[f"bytes_{way}_per_token"] = _over(
-            sum(getattr(r, f"{way}_wire_bytes") for r in rounds), tokens
-        )
-        traffic[f"ideal_bytes_{way}_per_token"] = _over(
-            sum(getattr(r, f"{way}_ideal_bytes") for r in rounds), tokens
-        )
+        traffic[f"bytes_{way}_per_token"] = _over(sum(getattr(r, f"{way}_wire_bytes") for r in rounds), tokens)
+        traffic[f"ideal_bytes_{way}_per_token"] = _over(sum(getattr(r, f"{way}_ideal_bytes") for r in rounds), tokens)
         traffic[f"link_bytes_{way}_per_token"] = (
             _over(sum(counted), tokens) if counted and len(counted) == len(requests) else None
         )

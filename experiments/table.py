@@ -9,6 +9,7 @@ from typing import IO, Any
 
 WIDTH = 120
 NOTHING = "–"  # not measured, or not applicable
+STREAMED = "*"
 Figures = Mapping[str, Any]
 
 
@@ -57,7 +58,7 @@ def header_lines(summary: Mapping[str, Any]) -> list[str]:
     counts = f"{requests[0]}" if len(requests) == 1 else f"{requests[0]} to {requests[-1]}" if requests else "no"
     status = summary.get("status", "complete")
     lines = [
-        f"{summary['name']} · {summary['run_id']} · {counts} requests per system"
+        f"{summary['name']} · {summary['run_id']} · {counts} request{'s' * (counts != '1')} per system"
         + (f" · {status}" if status not in ("", "complete") else ""),
         f"link: {link_text(summary['link'])}",
     ]
@@ -74,12 +75,13 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
     if not all(figures["exact"] for figures in systems):
         inexact = ", ".join(figures["system"] for figures in systems if not figures["exact"])
         lines.append(f"not exact, so not the large model's output: {inexact}")
+    if any(_streamed(figures) for figures in systems):
+        lines.append(f"{STREAMED} streamed: the device asks once, and hears of every round as it is done")
     for figures in systems:
-        if figures["failed_requests"]:
-            lines.append(f"{figures['system']}: {figures['failed_requests']} requests failed and are not counted")
-        if figures["retries"] or figures["resumed"]:
-            counts = f"{figures['retries']} retries, {figures['resumed']} resumed sessions"
-            lines.append(f"{figures['system']}: {counts}")
+        kinds = (("failed_requests", "failed, not counted"), ("retries", "retried"), ("resumed", "resumed"))
+        counts = [f"{figures[key]} {what}" for key, what in kinds if figures[key]]
+        if counts:
+            lines.append(f"requests of {figures['system']}: {', '.join(counts)}")
     for note in dict.fromkeys(figures["energy_note"] for figures in systems if figures["energy_note"]):
         noted = [figures["system"] for figures in systems if figures["energy_note"] == note]
         lines.append(f"energy{'' if len(noted) == len(systems) else ' of ' + ', '.join(noted)}: {note}")
@@ -154,6 +156,17 @@ def _speed(figures: Figures) -> str:
     return _three(figures["tokens_per_s"]) + spread
 
 
+def _rounds(figures: Figures) -> str:
+    rounds, trips = figures["rounds_per_request"], figures["round_trips_per_request"]
+    if not trips:  # nothing was asked of the edge
+        return NOTHING
+    return f"{rounds:.1f}{STREAMED if _streamed(figures) else ''}"
+
+
+def _streamed(figures: Figures) -> bool:
+    return 0 < (figures["round_trips_per_request"] or 0) < (figures["rounds_per_request"] or 0)
+
+
 def _joules(figures: Figures) -> str:
     """With how they were obtained: a number without it would pass for a measurement."""
     joules = figures["energy_j_per_token"]
@@ -171,7 +184,7 @@ COLUMNS = (
     Column("vs\nedge_ar", _number("speedup_over_edge_ar", lambda x: f"{x:.2f}×")),
     Column("TTFT\nms", _number("ttft_ms")),
     Column("accept.\nlength", _number("mean_acceptance_length", lambda x: f"{x:.2f}")),
-    Column("rounds\n/request", _number("rounds_per_request", lambda x: f"{x:.1f}")),
+    Column("rounds\n/request", _rounds),
     Column("up\n/token", lambda figures: bytes_text(figures["bytes_up_per_token"])),
     Column("down\n/token", lambda figures: bytes_text(figures["bytes_down_per_token"])),
     Column("network\n% of time", _number("network_share", lambda x: f"{100 * x:.0f} %")),

@@ -35,9 +35,7 @@ class WorkloadSpec(Strict):
     max_new_tokens: int = Field(default=48, ge=1, le=1_000_000)
     stop: list[str] = Field(default=[], description="a request ends where its text contains one of these")
     ignore_eos: bool = False
-    sha256: str | None = Field(
-        default=None, description="of the prompts' file, where it has to be this very one"
-    )
+    sha256: str | None = Field(default=None, description="of the prompts' file, where it has to be this very one")
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -106,9 +104,7 @@ class WorkloadSpec(Strict):
             raise ValueError(f"workload.prompts: {self._path} has no prompt in it")
         twice = [name for name, times in Counter(prompt.id for prompt in prompts).items() if times > 1]
         if twice:
-            raise ValueError(
-                f"workload.prompts: {self._path} has question_id {twice[0]} twice; each once, please"
-            )
+            raise ValueError(f"workload.prompts: {self._path} has question_id {twice[0]} twice; each once, please")
         return prompts
 
 

@@ -70,5 +70,5 @@ def test_a_bad_file_is_told_where(tmp_path, content, said):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("a")
-    with pytest.raises(ValidationError, match="ends in .jsonl or .txt"):
+    with pytest.raises(ValidationError, match=r"ends in \.jsonl or \.txt"):
         WorkloadSpec(prompts=str(tmp_path / "x.csv"))
