@@ -13,7 +13,7 @@ import zmq.utils.z85
 
 from transport.keys import ALLOW_FILE, DeviceKeys, EdgeKeys
 from transport.link import Arrival, Frames, LinkError
-from transport.socket_thread import QUEUED_MESSAGES, SocketThread
+from transport.socket_thread import POLLOUT, QUEUED_MESSAGES, SocketThread
 from transport.tcp_info import TcpInfo, sample
 from transport.timing import LinkTiming
 
@@ -83,9 +83,6 @@ class ZmqEdgeLink(SocketThread):
             if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
                 raise
             self.counters["dropped_unroutable"] += 1
-
-    def _take(self, frames: Frames, now_ns: int, peer: bytes = b"") -> None:
-        super()._take(frames[1:], now_ns, frames[0])
 
     def _watch(self) -> None:
         super()._watch()
@@ -181,7 +178,7 @@ class ZmqDeviceLink(SocketThread):
         self._settled.set()
 
     def _can_send(self, events: int) -> bool:
-        return bool(events & zmq.POLLOUT)
+        return bool(events & POLLOUT)
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
