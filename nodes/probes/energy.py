@@ -71,6 +71,28 @@ class Counter:
         since_ns = np.asarray(t_ns, dtype=np.int64) - self.t_ns[0]
         return np.interp(since_ns.astype(float), self._at, self._joules)
 
+    def at_edges(self, t_ns: Sequence[int]) -> NDArray[np.float64]:
+        """Joules at instants, in order, at which the power may have changed.
+
+        A sampling interval with edges inside shares its joules in proportion to the power of the interval
+        before (up to the first edge), of itself (between edges) and of the interval after, where those two
+        have no edge of their own; elsewhere as `at`. Only the split of what was counted moves: the sum is
+        untouched. """
+        edges = (np.asarray(t_ns, dtype=np.int64) - self.t_ns[0]).astype(float)
+        joules = np.interp(edges, self._at, self._joules)
+        power = np.diff(self._joules) / np.diff(self._at)
+        interval = np.searchsorted(self._at, edges, side="right") - 1      # [edges] the one it lies in
+        inside = ~np.isin(edges, self._at)
+        torn = set(interval[inside].tolist())
+        for k in (k for k in torn if 1 <= k < len(power) - 1 and not {k - 1, k + 1} & torn):
+            here = np.flatnonzero(inside & (interval == k))
+            widths = np.diff([self._at[k], *edges[here], self._at[k + 1]])
+            shares = np.cumsum(widths * [power[k - 1], *[power[k]] * (len(here) - 1), power[k + 1]])
+            if shares[-1] > 0:
+                counted_j = self._joules[k + 1] - self._joules[k]
+                joules[here] = self._joules[k] + counted_j * shares[:-1] / shares[-1]
+        return joules
+
 
 def counters(
     samples: Iterable[Sample],
@@ -80,8 +102,8 @@ def counters(
 ) -> list[Counter]:
     """The counted energy channels (of one node, or of all) as counters.
 
-    With `channels` those (probe, channel) pairs instead, for what stands beside the total: a single rail, a radio.
-    """
+    With `channels` those (probe, channel) pairs instead, for what stands beside the total: a single rail, a
+    radio. """
     rows: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in samples:
         wanted = sample.total if channels is None else (sample.probe, sample.channel) in channels
@@ -177,7 +199,7 @@ def attribute(
         t for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
         if t in (first, last) or not any(a < t < b for a, b in torn)
     )
-    joules = np.diff(sum((c.at(cuts) for c in mine), np.zeros(len(cuts))))
+    joules = np.diff(sum((c.at_edges(cuts) for c in mine), np.zeros(len(cuts))))
     owners = _owners(cuts, phases, torn, passive)
 
     status = max((c.status for c in mine), key=STATUSES.index)

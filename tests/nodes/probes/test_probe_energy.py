@@ -163,3 +163,23 @@ def test_power_over_time():
     t_ns, watts = power_w(trace(lambda t: 4.0 * t, drop=[(0.8, 1.0)]), "edge", step_ms=50)
     assert np.isnan(watts[(t_ns > ns(0.85)) & (t_ns < ns(0.95))]).all()
     assert np.nanmax(np.abs(watts - 4.0)) < 0.1
+
+
+def square_j(t, low_w=1.0, high_w=9.0, half_s=0.04):
+    """Joules at time t of a power that is low and high in turn."""
+    pairs = np.floor(t / (2 * half_s) + 1e-9)
+    rest = t - pairs * 2 * half_s
+    high_s = np.maximum(0.0, rest - half_s)
+    return pairs * half_s * (low_w + high_w) + (rest - high_s) * low_w + high_s * high_w
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_short_phases_at_100_hz_are_told_apart(seed):
+    samples = trace(square_j, seconds=4.0, period_ms=10.0, jitter=0.1, seed=seed)
+    phases = [  # with some microseconds between them, as in life
+        (ns(i * 0.04) + 2000, ns((i + 1) * 0.04), "verify" if i % 2 else "draft", "dssd", "r0") for i in range(100)
+    ]
+    rows = by_phase(attribute(samples, phases, "edge"))
+    assert rows["draft", "r0"]["joules"] == pytest.approx(50 * 0.04 * 1.0, rel=0.02)
+    assert rows["verify", "r0"]["joules"] == pytest.approx(50 * 0.04 * 9.0, rel=0.02)
+    assert sum(row["joules"] for row in rows.values()) == pytest.approx(float(square_j(4.0)), abs=1e-9)
