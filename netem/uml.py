@@ -24,7 +24,7 @@ from netem.plan import LabNames, mac
 
 BOOT_TIMEOUT_S = 60.0
 ALIVE_EVERY_S = 0.2
-MEMORY = "96M"
+MEMORY = "256M"  # room for a long link full of packets; only what is used is taken
 LAUNCHER = Path(__file__).with_name("guest_exec.py")
 # The guest's programs must not use registers that the guest may not save: see guest_exec.py. SSE2 is always
 # there.
