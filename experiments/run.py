@@ -1,4 +1,4 @@
-"""From a configuration to a table: make the folder, run the nodes, sum up what they wrote. Also the parts of that alone."""
+"""From a configuration to a table: make the folder, run the nodes, sum up what they wrote; and parts of that alone."""
 
 from __future__ import annotations
 

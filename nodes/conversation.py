@@ -157,8 +157,9 @@ class Conversation:
             raise EdgeError(f"the edge accepted {n} of {len(draft.tokens)} drafted tokens")
         result: Any = self.method.resolve(draft, verdict, self.coins)
         if inspect.isgenerator(result):
+            legs: Any = result
             try:
-                follow_up: Proposal = next(result)
+                follow_up = next(legs)
                 while True:
                     sent_ns, frames_bytes = self._channel.follow_up(follow_up)
                     record.up_wire_bytes += frames_bytes
@@ -166,7 +167,7 @@ class Conversation:
                     record.legs += 1
                     answer = self._hear(record, sent_ns)
                     verdict = answer.verdict
-                    follow_up = result.send(verdict)
+                    follow_up = legs.send(verdict)
             except StopIteration as stop:
                 result = stop.value
             n = verdict.n_accepted

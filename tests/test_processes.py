@@ -1,0 +1,212 @@
+"""Both nodes as real processes over real sockets: what a user starts, and what may happen to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from experiments.launch import Outcome, RunError, run_nodes
+from experiments.schema import load_config
+from experiments.store import RunFolder, create_run
+from netem.journal import leftovers
+
+DSSD = [sys.executable, "-m", "experiments.cli"]
+EXACT = "edge_ar colocated_sd dsd dsd_sparse dssd dssd_sampled coupled token_match dssd_lookahead".split()
+
+
+def configure(folder: Path, **keys) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"engine": "toy", "workload": {"prompts": ["t1 t2"]}, **keys}))
+    return path
+
+
+def dssd(*words, cwd, timeout_s=120):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([*DSSD, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True,
+                          timeout=timeout_s)  # fmt: skip
+
+
+def tokens_by_system(folder: RunFolder) -> dict[str, list[list[int]]]:
+    tokens: dict[str, list[list[int]]] = {}
+    for record in folder.requests().records:
+        tokens.setdefault(record.system, []).append(record.tokens)
+    return tokens
+
+
+def run_in(tmp_path: Path, config_path: Path, progress=lambda stage, fields: None) -> tuple[RunFolder, Outcome]:
+    config = load_config(config_path)
+    folder, outcome = create_run(tmp_path / "results", config.resolved(), "test"), Outcome()
+    run_nodes(config, folder.path, progress, outcome)
+    return folder, outcome
+
+
+def node_processes() -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if "nodes.process" in (p.info["cmdline"] or [])]
+
+
+def test_run_answers_with_a_summary_and_leaves_its_files(tmp_path):
+    config = configure(tmp_path, systems=["device_ar", *EXACT], workload={"prompts": ["t1"], "max_new_tokens": 8})
+    done = dssd("run", config, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert {record["system"]: record["exact"] for record in summary["systems"]} == {
+        "device_ar": False, **dict.fromkeys(EXACT, True)
+    }  # fmt: skip
+    folder = tmp_path / "results" / "mine" / "latest"
+    for name in ["config.yaml", "manifest.json", "rounds.jsonl", "requests.jsonl", "summary.json", "report.html"]:
+        assert (folder / name).stat().st_size > 0, name
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "complete"
+    for record in RunFolder(folder).rounds().records:  # the parts of a round are all of it
+        parts = record.draft_ms + record.encode_ms + record.roundtrip_ms + record.resolve_ms
+        assert parts == pytest.approx((record.end_ns - record.start_ns) / 1e6, abs=1e-6)
+        assert record.roundtrip_ms == pytest.approx(record.network_ms + record.edge_ms, abs=1e-6)
+    assert not node_processes()
+
+
+def test_an_edge_killed_in_mid_request_changes_no_token(tmp_path):
+    slow = {"forward_ms": 4.0}  # so that the kill falls into a request
+    workload = {"prompts": ["t1 t2", "t3"], "max_new_tokens": 30}
+    calm_config = configure(tmp_path, systems=EXACT, workload=workload)
+    config = configure(tmp_path / "..", systems=EXACT, workload=workload, pace=slow, edge={"restarts": 3}, warmup=0)
+    calm, _ = run_in(tmp_path, calm_config)
+    killed = []
+
+    def kill_now_and_then(stage, fields):
+        if stage == "request" and fields["done"] in (2, 7, 13):
+            killed.append(fields["done"])
+            threading.Timer(0.05, kill_edge).start()
+
+    def kill_edge():
+        for process in node_processes():
+            if "edge" in process.cmdline():
+                process.send_signal(signal.SIGKILL)
+
+    rough, outcome = run_in(tmp_path, config, kill_now_and_then)
+    assert len(outcome.events) == len(killed) == 3
+    calm_tokens = tokens_by_system(calm)
+    for system, tokens in tokens_by_system(rough).items():
+        assert tokens == calm_tokens[system][1:], system  # the calm run has a warm-up request first
+    assert sum(record.resumed for record in rough.requests().records) >= 1
+
+
+def test_an_edge_that_keeps_dying_ends_the_run_and_keeps_its_records(tmp_path):
+    config = configure(tmp_path, systems=["edge_ar"], pace={"forward_ms": 3.0}, edge={"restarts": 0}, warmup=0,
+                       workload={"prompts": ["t1", "t2", "t3"], "max_new_tokens": 30})  # fmt: skip
+
+    def kill(stage, fields):
+        if stage == "request":
+            for process in node_processes():
+                if "edge" in process.cmdline():
+                    process.send_signal(signal.SIGKILL)
+
+    with pytest.raises(RunError, match="edge died"):
+        run_in(tmp_path, config, kill)
+    folder = RunFolder(tmp_path / "results" / "mine" / "latest")
+    assert folder.requests().records[0].output_tokens == 30
+    assert not node_processes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path, number):
+    config = configure(tmp_path, systems=["edge_ar"], pace={"forward_ms": 20.0},
+                       workload={"prompts": ["t1"], "requests": 50, "max_new_tokens": 50})  # fmt: skip
+    run = subprocess.Popen([*DSSD, "run", str(config)], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})  # fmt: skip
+    requests = tmp_path / "results" / "mine" / "latest" / "requests.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (requests.exists() and requests.stat().st_size):
+        time.sleep(0.05)
+    run.send_signal(number)
+    run.communicate(timeout=30)
+    assert run.returncode == 128 + number
+    assert not node_processes()
+    assert requests.stat().st_size > 0
+    manifest = json.loads((requests.parent / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted"
+
+
+BAD = [
+    ({"systemz": ["dssd"]}, "systemz", "systems"),
+    ({"systems": ["dssdd"]}, "dssdd", "dssd"),
+    ({"link": {"rate_mbps": 0}}, "rate_mbps", "above 0"),
+    ({"link": {"backend": "loopback", "rtt_ms": 10}}, "loopback", ""),
+    ({"engine": None, "models": {"draft": "hf:/nowhere", "target": "hf:/nowhere"}}, "/nowhere", ""),
+    ({"engine": None, "pace": "h9000"}, "h9000", "opt-125m"),
+    ({"sampling": {"temperature": -1}}, "temperature", ""),
+    ({"edge": {"engine": {"engine": "toy", "vocab_size": 64}}, "device": {"engine": "toy"}, "engine": None}, "64", "32"),
+]
+
+
+@pytest.mark.parametrize(("keys", "names", "remedy"), BAD, ids=[str(bad[0]) for bad in BAD])
+def test_a_bad_configuration_is_refused_by_name(tmp_path, keys, names, remedy):
+    given = {key: value for key, value in {"engine": "toy", "systems": ["dssd"], **keys}.items() if value is not None}
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(given))
+    done = dssd("run", path, cwd=tmp_path)
+    assert done.returncode != 0
+    assert names in done.stderr and remedy in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not node_processes() and not leftovers()
+
+
+def by_hand(node, config, folder, *words):
+    return subprocess.Popen([*DSSD, node, str(config), "--out", str(folder / node), *words], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)  # fmt: skip
+
+
+@pytest.fixture
+def edge_by_hand(tmp_path):
+    """An edge started as in a terminal of its own; yields (config, endpoint)."""
+    config = configure(tmp_path, systems=["dssd"])
+    assert dssd("keys", tmp_path / "keys", cwd=tmp_path).returncode == 0
+    edge = by_hand("edge", config, tmp_path, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "keys"))
+    try:
+        yield config, json.loads(edge.stdout.readline())["endpoint"]
+    finally:
+        edge.terminate()
+        edge.communicate(timeout=20)
+
+
+def test_two_nodes_by_hand(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"))
+    _, said = device.communicate(timeout=60)
+    assert device.returncode == 0, said
+    assert (tmp_path / "device" / "requests.jsonl").stat().st_size > 0
+
+
+def test_a_stranger_is_refused_by_name(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    assert dssd("keys", tmp_path / "other", cwd=tmp_path).returncode == 0
+    (tmp_path / "other" / "edge.pub").write_text((tmp_path / "keys" / "edge.pub").read_text())
+    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "other"))
+    _, said = device.communicate(timeout=60)
+    assert device.returncode != 0 and "device.key" in said, said
+    assert "Traceback" not in said
+
+
+def test_a_port_in_use_is_named(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    second = by_hand("edge", config, tmp_path / "second" if (tmp_path / "second").mkdir() else tmp_path / "second",
+                     "--bind", endpoint, "--keys", str(tmp_path / "keys"))  # fmt: skip
+    _, said = second.communicate(timeout=60)
+    assert second.returncode != 0 and endpoint in said and "Traceback" not in said
+
+
+def test_a_device_with_another_configuration_is_refused_with_both_values(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"),
+                     "--set", "sampling.top_k=7", "--set", "systems=[{system: dssd, stop: {policy: fixed, length: 6}}]")  # fmt: skip
+    _, said = device.communicate(timeout=60)
+    assert device.returncode != 0
+    assert "sampling.top_k: device 7, edge 0" in said and "length" in said, said
