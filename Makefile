@@ -2,7 +2,7 @@
 .PHONY: setup run test test-all lint bench clean
 .DEFAULT_GOAL := help
 VENV := .venv/bin
-ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 export HF_HUB_OFFLINE ?= 1
 
 help:

@@ -27,6 +27,7 @@ probes_app = typer.Typer(help="Power and compute probes of this machine.", no_ar
 app.add_typer(netem_app, name="netem")
 app.add_typer(probes_app, name="probes")
 
+WIDTH_IN_FILES = 200  # of a table that nobody's terminal limits
 Json = Annotated[bool, typer.Option("--json", help="The last line on stdout is one JSON document.")]
 ConfigPath = Annotated[Path, typer.Argument(help="An experiment's YAML file.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -257,7 +258,7 @@ def _node(
 
 
 def _system_record(system: Any) -> dict[str, Any]:
-    paper = f"{system.paper.authors} {system.paper.year}" if system.paper else "ours"
+    paper = f"{system.paper.authors} {system.paper.year}" if system.paper else ""
     parts = {key: getattr(system, key) for key in ("method", "schedule", "up", "down", "stop", "upload", "options")}
     url = system.paper.url if system.paper else ""
     record = {"name": system.name, "title": system.title, "paper": paper, "url": url, "exact": system.exact}
@@ -282,8 +283,8 @@ def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

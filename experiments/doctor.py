@@ -45,8 +45,9 @@ def _numbers(link: dict[str, Any]) -> dict[str, str]:
 
 
 def _python() -> dict[str, Any]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return {"name": "python", "ok": sys.version_info >= (3, 10), "detail": version, "remedy": "install Python 3.10+"}
+    new_enough = sys.version_info >= (3, 10)
+    remedy = "" if new_enough else "install Python 3.10 or newer"
+    return {"name": "python", "ok": new_enough, "detail": ".".join(map(str, sys.version_info[:3])), "remedy": remedy}
 
 
 def _models() -> dict[str, Any]:
