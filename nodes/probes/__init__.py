@@ -1,8 +1,10 @@
-"""What a node draws and computes. One probe is one file here; the file is the registration.
+"""What a node draws and computes. One probe is one file here; the file is the registration. Other packages
+add theirs by an entry point of the group `dssd.probes` that names a Probe class.
 
 A probe says first what it found (`trial`, a real read), then gives cumulative readings. Nothing is guessed
 silently: every channel carries a status, and exactly the channels marked `total` add up to what their probe
-covers, so that psys, package and core are never counted twice. """
+covers, so that psys, package and core are never counted twice.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, ClassVar, NamedTuple
 
 STATUSES = ("measured", "estimated", "modelled", "denied", "unsupported")   # the best first
 USABLE = STATUSES[:3]
-NOT_PROBES = frozenset({"cpu", "energy", "sampler"})
+NOT_PROBES = frozenset({"cpu", "energy", "meter_csv", "sampler"})
+PLUGINS = "dssd.probes"     # entry points of other packages: a serial meter, say
 
 
 class ProbeError(Exception):
@@ -56,7 +60,8 @@ class Finding:
 
     `scope` is what the total channels cover: `node` (all of it), `cpu`, `gpu` (parts that may be added),
     `process` (this node's share of a machine), `radio` (never added to the rest), or empty (no energy at
-    all). `resolution_ms` is the time between two steps of the finest sensor, as far as known. """
+    all). `resolution_ms` is the time between two steps of the finest sensor, as far as known.
+    """
 
     probe: str
     status: str
@@ -115,19 +120,28 @@ class Joules:
 
 
 def probe_names() -> list[str]:
-    """The probe files that exist, by name."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in NOT_PROBES)
+    """The probes that exist: the files here, and what other packages offer as entry points."""
+    return sorted({*_files(), *(plugin.name for plugin in entry_points(group=PLUGINS))})
+
+
+def _files() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)} - NOT_PROBES
 
 
 def probe_class(name: str) -> type[Probe]:
     """The class a name stands for. Raises ProbeError listing the names that exist."""
-    if name not in probe_names():
-        raise ProbeError(f"unknown probe {name!r}; there are: {', '.join(probe_names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Probe) and value.__module__ == module.__name__:
-            return value
-    raise ProbeError(f"{module.__name__} defines no Probe")
+    if name in _files():
+        module = importlib.import_module(f"{__name__}.{name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Probe) and value.__module__ == module.__name__:
+                return value
+        raise ProbeError(f"{module.__name__} defines no Probe")
+    for plugin in entry_points(group=PLUGINS, name=name):
+        cls = plugin.load()
+        if isinstance(cls, type) and issubclass(cls, Probe):
+            return cls
+        raise ProbeError(f"the entry point {name!r} of {PLUGINS} is no Probe class but {cls!r}")
+    raise ProbeError(f"unknown probe {name!r}; there are: {', '.join(probe_names())}")
 
 
 def make_probe(name: str, **options: Any) -> Probe:
@@ -190,7 +204,8 @@ def choose_energy_source(
     """Best status wins, then what covers the whole node over parts of it, then the finer resolution.
 
     `paced`: the engine's time is not its own, so only a modelled energy may stand for it. `shared`: another
-    node runs on this machine, so a sensor of the machine says nothing about this node alone. """
+    node runs on this machine, so a sensor of the machine says nothing about this node alone.
+    """
     usable = [f for f in findings if f.usable and f.scope in ("node", "process", "cpu", "gpu")]
     why, need = "", "psutil_estimate"
     if paced:

@@ -16,7 +16,8 @@ def cpu_clock(pid: int) -> int:
     privilege.
 
     psutil's and /proc's counts of the same move in steps of 10 ms. The number is Linux's own (man
-    clock_getcpuclockid). """
+    clock_getcpuclockid).
+    """
     return (~pid << 3) | 2
 
 

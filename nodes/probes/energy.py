@@ -3,7 +3,8 @@
 A counter is followed linearly between two samples. A hole of more than GAP_PERIODS sampling periods is never
 interpolated: what was drawn in it is known as a sum and as nothing finer, so a bound inside it has no value.
 A counter that moves in steps coarser than the sampling is followed from step to step instead of along its
-stairs. """
+stairs.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class EnergyResult:
     Flags: `no_samples` (nothing counts towards this node's energy), `outside` (a bound lies before the first
     or after the last sample), `gap` (a bound lies in a hole: no value), `spans_gap` (a hole inside: the sum
     stands, its course is unknown), `counter_reset` (a counter started again inside: what it lost is missing),
-    `below_resolution` (the window is shorter than the counter's step: average over many such windows). """
+    `below_resolution` (the window is shorter than the counter's step: average over many such windows).
+    """
 
     joules: float | None
     status: str
@@ -77,7 +79,8 @@ class Counter:
         A sampling interval with edges inside shares its joules in proportion to the power of the interval
         before (up to the first edge), of itself (between edges) and of the interval after, where those two
         have no edge of their own; elsewhere as `at`. Only the split of what was counted moves: the sum is
-        untouched. """
+        untouched.
+        """
         edges = (np.asarray(t_ns, dtype=np.int64) - self.t_ns[0]).astype(float)
         joules = np.interp(edges, self._at, self._joules)
         power = np.diff(self._joules) / np.diff(self._at)
@@ -103,7 +106,8 @@ def counters(
     """The counted energy channels (of one node, or of all) as counters.
 
     With `channels` those (probe, channel) pairs instead, for what stands beside the total: a single rail, a
-    radio. """
+    radio.
+    """
     rows: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in samples:
         wanted = sample.total if channels is None else (sample.probe, sample.channel) in channels
@@ -187,7 +191,8 @@ def attribute(
     Instants with several phases at once share their joules equally, except that a `passive` phase yields to
     any other. A hole in the samples with a phase bound inside becomes the row `gap`, whose joules belong to
     nobody in particular. The rows sum to what the node drew in `span` (by default all of the samples; clipped
-    to them). """
+    to them).
+    """
     mine = _of(samples, node)
     if not mine:
         return []

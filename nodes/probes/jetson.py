@@ -15,7 +15,8 @@ class Jetson(Hwmon):
     the rails (AGX Orin, AGX Xavier), else the rails named in `total`.
 
     A rail is never called cpu or gpu here: VDD_CPU_GPU_CV is both. The carrier board is outside all of them,
-    and the monitor averages inside, so that `resolution_ms` is at best its update interval. """
+    and the monitor averages inside, so that `resolution_ms` is at best its update interval.
+    """
 
     name = "jetson"
     absent = "not a Jetson, or one without a power monitor"

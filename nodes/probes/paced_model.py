@@ -15,7 +15,8 @@ class PacedModel(Probe):
 
     `busy_s` returns the cumulative seconds the paced engine has been computing, the forward in progress
     included. `idle_w`, `active_w`: the watts of the machine that the pacing stands for, at rest and
-    computing. """
+    computing.
+    """
 
     name = "paced_model"
 

@@ -19,7 +19,8 @@ class Plug(Probe):
     outlet.
 
     The plug's power, renewed about once a second, is integrated; its own counter, in coarser steps, stands
-    beside it. Ask it over a path that is not shaped, and let it not feed both nodes. """
+    beside it. Ask it over a path that is not shaped, and let it not feed both nodes.
+    """
 
     name = "plug"
     every_ms = 500.0

@@ -20,7 +20,8 @@ class PsutilEstimate(Probe):
     `idle_w`, `full_w`: the node at rest and with all its cores busy, from its datasheet or a meter. `pids`:
     count the CPU of these processes only (a node that shares its machine); otherwise that of the whole
     machine. `cores`: how many the node has, the machine's by default. A process's CPU time stops counting
-    when it ends, its joules stay. """
+    when it ends, its joules stay.
+    """
 
     name = "psutil_estimate"
 

@@ -21,7 +21,8 @@ DOMAINS = {"energy-pkg": "", "energy-cores": ".core", "energy-gpu": ".uncore", "
 
 class RaplPerf(Probe):
     """`root` is the folder of the kernel's `power` event source. The kernel extends the counters to 64 bits,
-    so there is no wrap to mend. Which channels count is as in the probe `rapl`. """
+    so there is no wrap to mend. Which channels count is as in the probe `rapl`.
+    """
 
     name = "rapl_perf"
 

@@ -17,7 +17,8 @@ class Rpi(Probe):
     """`rails` is the plain sum of volts times amperes. What hangs on 5 V directly (USB, HATs, NVMe) and the
     controller's own losses are not in it; `board` adds them by a line fitted on one board, so it is an
     estimate. `count_board` makes it the node's energy instead of the sum. Each read starts a program: ten a
-    second at most. """
+    second at most.
+    """
 
     name = "rpi"
     every_ms = 100.0

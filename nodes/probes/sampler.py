@@ -1,5 +1,4 @@
-"""Reads the probes of a node at a steady rate and writes what they said as it happens, one JSON line per
-read.
+"""Reads the probes of a node at a steady rate and writes what they said, as it happens, as lines of JSON:
 
     {"header": {node, interval_ms, clock, findings, energy_source, probes: [name, ...],
                 columns: [[channel, unit, status, total], ...] of each probe}}
@@ -8,8 +7,8 @@ read.
 
 One line per read instead of one per value keeps the cost down; `read_samples` gives them back in long format.
 `t_ns` is CLOCK_MONOTONIC halfway through the read. The sampler writes its own CPU time and lateness as one
-more probe. Run by itself: python -m nodes.probes.sampler --node edge --out power.edge.jsonl --pid 123 --probe
-rapl """
+more probe. By itself: python -m nodes.probes.sampler --node edge --out DIR --pid 123 --probe rapl
+"""
 
 from __future__ import annotations
 
@@ -21,6 +20,7 @@ import signal
 import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +76,8 @@ class Sampler:
 
     `out` is the file to append to, or a folder that gets `power.<node>.jsonl`. Blocking probes get a thread
     each, so that a slow plug does not delay a fast counter. Whatever a tick missed is recorded and never made
-    up. """
+    up.
+    """
 
     def __init__(
         self,
@@ -99,11 +100,13 @@ class Sampler:
         self.ticks = self.missed = self.errors = 0
         self.late_ms: list[float] = []
         self.cpu_s: dict[int, float] = {}      # of each lane, by its number
-        self._records: list[dict[str, Any]] = []    # list.append is atomic: lanes share it without a lock
+        self.write_error = ""
+        self._records: deque[dict[str, Any]] = deque()      # its ends are atomic: lanes need no lock
         self._stopping = False
         self._lanes: list[threading.Thread] = []
 
     def start(self) -> Sampler:
+        """Write the header and begin. Raises OSError if the file cannot be written."""
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
@@ -134,16 +137,23 @@ class Sampler:
         }
 
     def stop(self) -> dict[str, Any]:
-        """Read everything once more, write what is left and the footer; returns the footer."""
+        """Read everything once more, write what is left and the footer, close the probes; returns the footer.
+
+        Raises OSError if a part of the trace could not be written.
+        """
         self._stopping = True
         for thread in self._lanes:
             thread.join(timeout=10.0)
         footer = {"clock": clock_pair(), **self.cost()}
         self._records.append({"footer": footer})
-        self._flush()
-        os.close(self._fd)
-        for probe in self.probes:
-            probe.close()
+        try:
+            self._flush()
+        finally:
+            os.close(self._fd)
+            for probe in self.probes:
+                probe.close()
+        if self.write_error:
+            raise OSError(f"{self.path} is incomplete: {self.write_error}")
         return footer
 
     def cost(self) -> dict[str, Any]:
@@ -188,7 +198,10 @@ class Sampler:
                 if now_ns >= next_flush_ns or last:
                     next_flush_ns = now_ns + int(self.flush_s * 1e9)
                     self._own_line(now_ns)
-                    self._flush()
+                    try:
+                        self._flush()
+                    except OSError as error:      # a full disk costs the trace, not the run
+                        self.write_error = str(error)
             if last:
                 return
             due_ns += interval_ns
@@ -238,8 +251,10 @@ class Sampler:
         """Encoding waits until here: in one go, with warm caches, it costs a third of what it would tick by
         tick.
         """
-        records, self._records = self._records, []
-        os.write(self._fd, "".join(ENCODER.encode(record) + "\n" for record in records).encode())
+        lines = []
+        while self._records:
+            lines.append(ENCODER.encode(self._records.popleft()) + "\n")
+        os.write(self._fd, "".join(lines).encode())
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -149,6 +149,28 @@ def test_a_line_broken_elsewhere_is_an_error(tmp_path):
         list(read_samples(path))
 
 
+def test_a_full_disk_costs_the_trace_and_says_so(tmp_path, monkeypatch):
+    write, full = os.write, []
+
+    def no_space(fd, data):
+        if full and fd == sampler._fd:
+            raise OSError(28, "No space left on device")
+        return write(fd, data)
+
+    sampler = Sampler([Ramp()], "edge", tmp_path, interval_ms=10)
+    monkeypatch.setattr("nodes.probes.sampler.os.write", no_space)
+    sampler.start()
+    time.sleep(0.3)
+    full.append(True)
+    time.sleep(0.4)
+    full.clear()
+    with pytest.raises(OSError, match=r"power\.edge\.jsonl is incomplete: .*No space left"):
+        sampler.stop()
+    assert any(s.probe == "ramp" for s in read_samples(sampler.path))
+    with pytest.raises(OSError, match="No such file"):
+        Sampler([Ramp()], "edge", tmp_path / "none" / "power.jsonl").start()
+
+
 def standalone(tmp_path, *args):
     command = [sys.executable, "-m", "nodes.probes.sampler", "--node", "edge", "--out", str(tmp_path), *args]
     process = subprocess.Popen(command)
