@@ -96,7 +96,7 @@ def link_text(link: Mapping[str, Any]) -> str:
     if not directions:
         return "this machine's own, not shaped"
     parts = ([str(declared["profile"])] if declared.get("profile") else []) + directions
-    observed = ((link.get("check") or {}).get("observed") or {}).get("rtt_ms") or {}
+    observed = (link.get("observed") or {}).get("rtt_ms") or {}
     measured = f"{observed['median']:.1f} ms round trip measured" if observed.get("median") else ""
     built = ", ".join(part for part in (str(link.get("backend") or ""), measured) if part)
     return ", ".join(parts) + (f" ({built})" if built else "")
@@ -140,8 +140,9 @@ def _event_text(event: Mapping[str, Any]) -> str:
 
 
 def _three(value: float) -> str:
-    """Three significant digits, never in powers of ten."""
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    """Three significant digits where that takes at most three places, never in powers of ten."""
+    places = 0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.9995 else 3
+    return f"{value:.{places}f}"
 
 
 def _number(key: str, show: Callable[[float], str] = _three) -> Callable[[Figures], str]:

@@ -76,7 +76,7 @@ def test_markdown_has_the_same_cells(summary):
     [
         (None, "–"),
         (0, "0 B"),
-        (0.25, "0.25 B"),
+        (0.25, "0.250 B"),
         (38.04, "38.0 B"),
         (999.6, "1.00 kB"),
         (804_352, "804 kB"),
@@ -89,8 +89,7 @@ def test_bytes_for_people(n, text):
 
 def test_a_link_in_words():
     spec = LinkSpec(up={"rate_mbps": 10, "delay_ms": 25, "jitter_ms": 5, "loss_pct": 1}, down={"delay_ms": 25})
-    check = {"observed": {"rtt_ms": {"median": 50.27}}}
-    link = {"declared": spec.model_dump(), "backend": "netns", "check": check}
+    link = {"declared": spec.model_dump(), "backend": "netns", "observed": {"rtt_ms": {"median": 50.27}}}
     assert link_text(link) == "up 10 Mbit/s 25 ± 5 ms 1 % loss, down 25 ms (netns, 50.3 ms round trip measured)"
     assert link_text({"declared": LinkSpec().model_dump(), "backend": "loopback"}) == "this machine's own, not shaped"
     assert link_text({}) == "this machine's own, not shaped"
