@@ -16,9 +16,9 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 from netem import plan
 from netem.apply import applied_values, differences, execute, our_netem
@@ -60,6 +60,12 @@ class Host:
         return parse_counters(self._counters, self.interface)
 
 
+class Router(Protocol):
+    """Runs commands where the link is shaped; None in a lab stands for a namespace of this kernel."""
+
+    def run(self, argv: Sequence[str]) -> str: ...
+
+
 class Lab:
     """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back."""
 
@@ -73,7 +79,7 @@ class Lab:
         self.device = self.edge = Host("device", "127.0.0.1", "lo", None)
         self._names = LabNames(name)
         self._journal: Journal | None = None
-        self._router: UmlRouter | None = None
+        self._router: Router | None = None
         self._cut: set[Direction] = set()
 
     def change(self, spec: LinkSpec) -> None:
@@ -114,11 +120,9 @@ class Lab:
 
     def close(self) -> None:
         """Take everything down. Idempotent. Raises LinkError naming what could not be removed."""
-        if self._router is not None:
+        if isinstance(self._router, UmlRouter):
             self._router.stop()
-        for host in (self.device, self.edge):
-            if host._counters is not None:
-                host._counters.close()  # an open counter would keep the namespace alive
+        self.detach()
         journal, self._journal = self._journal, None
         if journal is not None and (problems := journal.close()):
             raise LinkError(f"lab {self.name} was not removed completely:\n  " + "\n  ".join(problems))
@@ -131,7 +135,8 @@ class Lab:
             return
         congestion = choose_congestion(self.spec.tcp.congestion)
         made = plan.namespaces(self._names)
-        clean_leftovers()
+        with suppress(LinkError):  # somebody else's trouble; the doctor will tell
+            clean_leftovers()
         journal = Journal(
             self.name, list(self._names.namespaces), [list(step.argv) for step in made.undo], self.backend
         )
@@ -149,10 +154,30 @@ class Lab:
             self._run([*shaping, *move])  # the guest opens a tap when it brings its port up; only then may it move
         for end in plan.ENDS:
             self._run(plan.host(self._names, end, self.spec.tcp, congestion))
-        self.device, self.edge = self._host("device"), self._host("edge")
+        self._find_hosts()
         self._read_back()
         for host in (self.device, self.edge):
             self.tcp[host.name] = tcp_in_force(host.namespace, host.interface)
+
+    def attach(self, router: Router) -> None:
+        """Take part in a lab that another process holds (see keeper.attached)."""
+        self._router = router
+        self._find_hosts()
+        for which in DIRECTIONS:
+            self.applied[which] = applied_values(self._qdisc(which))
+
+    def detach(self) -> None:
+        """Let go of the namespaces: an open counter would keep them alive."""
+        for host in (self.device, self.edge):
+            if host._counters is not None:
+                host._counters.close()
+
+    def on_router(self, argv: Sequence[str]) -> str:
+        """Run a command on the router. Raises CommandError when it fails."""
+        return self._run_one("router", argv)
+
+    def _find_hosts(self) -> None:
+        self.device, self.edge = self._host("device"), self._host("edge")
 
     def _host(self, name: Literal["device", "edge"]) -> Host:
         namespace = self._names.namespace(name)
