@@ -1,7 +1,8 @@
 """What the transport costs, measured against a bare CURVE ping-pong of the same frames, side by side in one run.
 
-Two real processes on loopback: this one asks, a child answers. Blocks of the two kinds alternate, so that whatever
-else the machine does hits both; medians are compared. `python -m transport.bench` prints the records.
+Two real processes on loopback: this one asks, a child answers. Blocks of the two kinds alternate, so that
+whatever else the machine does hits both; the ratio is the median over neighbouring blocks.
+`python -m transport.bench` prints the records.
 """
 
 from __future__ import annotations
@@ -64,23 +65,22 @@ def _round_trip(name: str, exchanges: int, row_bytes: int, bound: float) -> dict
             address = child.stdout.readline().decode().strip()
             kinds[kind], close = (_link_client if kind == "link" else _bare_client)(address, device_keys)
             closers.append(close)
-        times_us: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for block in range(-1, -(-exchanges // BLOCK)):
+        medians_us: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(1 + -(-exchanges // BLOCK)):
             for kind, exchange in kinds.items():
-                for _ in range(BLOCK):
-                    start_ns = time.perf_counter_ns()
-                    exchange()
-                    if block >= 0:  # the first is warm-up
-                        times_us[kind].append((time.perf_counter_ns() - start_ns) / 1000)
+                medians_us[kind].append(_median_ms(exchange, BLOCK) * 1000)
     finally:
         for close in closers:
             close()
         for child in children:
             child.kill()
             child.communicate()
-    link_us, bare_us = (statistics.median(times_us[kind]) for kind in ("link", "bare"))
-    note = f"p50 {link_us:.0f} us with wire format and threads, {bare_us:.0f} us bare, CURVE both"
-    return _record(name, link_us / bare_us, bound, "x", note)
+    link_us, bare_us = medians_us["link"][1:], medians_us["bare"][1:]  # the first block was warm-up
+    ratio = statistics.median(link / bare for link, bare in zip(link_us, bare_us))
+    p50_us = (
+        f"{statistics.median(link_us):.0f} us with wire format and threads, {statistics.median(bare_us):.0f} us bare"
+    )
+    return _record(name, ratio, bound, "x", f"p50 {p50_us}; CURVE in both")
 
 
 def _messages(row_bytes: int) -> tuple[list[bytes], list[bytes]]:

@@ -13,7 +13,7 @@ import zmq.utils.z85
 
 from transport.keys import ALLOW_FILE, DeviceKeys, EdgeKeys
 from transport.link import Arrival, Frames, LinkError
-from transport.socket_thread import POLLOUT, QUEUED_MESSAGES, SocketThread
+from transport.socket_thread import POLLOUT, SocketThread
 from transport.tcp_info import TcpInfo, sample
 from transport.timing import LinkTiming
 
@@ -22,6 +22,7 @@ __all__ = ["LinkTiming", "ZmqDeviceLink", "ZmqEdgeLink"]
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 << 20
+BACKLOG_MESSAGES = 1024  # a device's, while its edge is away
 MAX_REFUSALS = 3  # handshakes in a row that the other end broke off before we call it a refusal
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
@@ -130,7 +131,7 @@ class ZmqDeviceLink(SocketThread):
         timing = timing or LinkTiming()
         _check_address("device cannot connect to", connect)
         super().__init__(zmq.DEALER, connect, timing, max_message_bytes)
-        self._outbox = deque(maxlen=QUEUED_MESSAGES)
+        self._outbox = deque(maxlen=BACKLOG_MESSAGES)
         self._keys_source = keys.source if keys else None
         self.connected = False
         self._settled = threading.Event()  # connected for the first time, or failed
@@ -153,10 +154,10 @@ class ZmqDeviceLink(SocketThread):
     def send(self, frames: Frames) -> int:
         """Hand a message to the thread, from any thread; returns the monotonic ns of the hand-over.
 
-        While the edge is away messages wait for it; of more than 128 the oldest are dropped. Raises
+        While the edge is away messages wait for it; of more than 1024 the oldest are dropped. Raises
         LinkError.
         """
-        self.counters["dropped_backlog"] += len(self._outbox) == QUEUED_MESSAGES
+        self.counters["dropped_backlog"] += len(self._outbox) == BACKLOG_MESSAGES
         return self._post(frames, frames)
 
     def tcp_info(self) -> TcpInfo | None:

@@ -37,9 +37,10 @@ class TopK(Sparse):
         return self.write(ids, values)
 
     def decode(self, encoded: Encoded) -> Row:
-        if encoded.nbytes > 1 + self.k * self.entry_bytes or encoded.data[:1] == b"\0":
-            raise CodecError(f"topk row of {encoded.nbytes} bytes has more than {self.k} entries or is dense")
-        return super().decode(encoded)
+        row = super().decode(encoded)
+        if encoded.nbytes > 1 + self.k * self.entry_bytes and np.count_nonzero(row) > self.k:
+            raise CodecError(f"topk row of {encoded.nbytes} bytes has more than {self.k} entries")
+        return row
 
 
 CODEC = TopK
