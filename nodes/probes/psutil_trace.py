@@ -14,7 +14,31 @@ import psutil
 from nodes.probes import Channel, Finding, Probe, Reading
 from nodes.probes.cpu import CpuTimes, cpu_seconds, named_pids
 
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SLOW_S = 1.0    # frequency and temperature cost the most and change the least
+
+
+class _Process:
+    """A process through descriptors that stay open: a third of psutil's cost on a cold cache."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.fds = [os.open(f"/proc/{pid}/{name}", os.O_RDONLY) for name in ("statm", "status")]
+
+    def values(self, label: str) -> list[tuple[str, float, str]]:
+        """Raises OSError when the process has ended."""
+        statm, status = (os.pread(fd, 8192, 0) for fd in self.fds)
+        _, voluntary, _, involuntary = status[status.index(b"\nvoluntary_ctxt") :].split()[:4]
+        return [
+            (f"{label}.cpu", cpu_seconds(self.pid), "s"),
+            (f"{label}.rss", int(statm.split()[1]) * PAGE_BYTES, "bytes"),
+            (f"{label}.switches_voluntary", int(voluntary), "count"),
+            (f"{label}.switches_involuntary", int(involuntary), "count"),
+        ]
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
 
 
 class PsutilTrace(Probe):
@@ -31,12 +55,12 @@ class PsutilTrace(Probe):
         every_ms: float = 100.0,
     ) -> None:
         self.every_ms = every_ms
-        self.processes = {"self": psutil.Process()}
+        self.processes: dict[str, _Process] = {}
         self.gone: list[str] = []
-        for label, pid in named_pids(pids).items():
+        for label, pid in {"self": os.getpid(), **named_pids(pids)}.items():
             try:
-                self.processes[label] = psutil.Process(pid)
-            except psutil.NoSuchProcess:
+                self.processes[label] = _Process(pid)
+            except OSError:
                 self.gone.append(label)
         self.cpu_times = CpuTimes()
         net = Path(f"/proc/{net_pid or 'self'}/net/dev")
@@ -57,15 +81,8 @@ class PsutilTrace(Probe):
         values: list[tuple[str, float, str]] = []
         for label, process in self.processes.items():
             try:
-                with process.oneshot():
-                    switches = process.num_ctx_switches()
-                    values += [
-                        (f"{label}.cpu", cpu_seconds(process.pid), "s"),
-                        (f"{label}.rss", process.memory_info().rss, "bytes"),
-                        (f"{label}.switches_voluntary", switches.voluntary, "count"),
-                        (f"{label}.switches_involuntary", switches.involuntary, "count"),
-                    ]
-            except (psutil.Error, OSError):
+                values += process.values(label)
+            except OSError:
                 continue    # ended: its channels stop, which the trace shows
         for core, (busy_s, steal_s) in enumerate(self.cpu_times.cores_s()):
             values += [(f"cpu{core}.busy", busy_s, "s"), (f"cpu{core}.steal", steal_s, "s")]
@@ -99,6 +116,9 @@ class PsutilTrace(Probe):
 
     def close(self) -> None:
         self.cpu_times.close()
+        for process in self.processes.values():
+            process.close()
+        self.processes = {}
         if self.net_fd >= 0:
             os.close(self.net_fd)
             self.net_fd = -1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from nodes.probes import Channel, Finding, Probe, ProbeError, Reading, make_probe
@@ -57,6 +58,34 @@ def test_trace_follows_a_real_load(tmp_path):
     got = energy_between(samples, "device", t0_ns, t1_ns)
     assert (got.status, got.source) == ("estimated", "psutil_estimate")
     assert got.joules == pytest.approx(2.0 * (t1_ns - t0_ns) / 1e9 + 8.0 * used_s, rel=0.15)
+
+
+def test_trace_agrees_with_psutil():
+    probe = make_probe("psutil_trace", pids={"parent": os.getppid(), "nobody": 2**22 + 1})
+    finding = probe.trial()
+    assert "not running: nobody" in finding.detail
+    process = psutil.Process()
+    burn(0.05)
+    seen = {reading.channel: reading.value for reading in probe.read()}
+    times = process.cpu_times()
+    assert seen["self.cpu"] == pytest.approx(times.user + times.system, abs=0.05)
+    assert seen["self.rss"] == pytest.approx(process.memory_info().rss, rel=0.05)
+    assert seen["self.switches_voluntary"] == pytest.approx(process.num_ctx_switches().voluntary, abs=50)
+    assert seen["lo.rx"] == pytest.approx(psutil.net_io_counters(pernic=True)["lo"].bytes_recv, rel=0.2)
+    assert sum(name.endswith(".busy") for name in seen) == psutil.cpu_count()
+    assert seen["parent.cpu"] > 0
+    probe.close()
+
+
+def test_a_process_that_ends_stops_its_channels():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    probe = make_probe("psutil_trace", pids={"child": child.pid})
+    assert "child.cpu" in {channel.name for channel in probe.trial().channels}
+    child.kill()
+    child.wait()
+    seen = {reading.channel for reading in probe.read()}
+    assert "self.cpu" in seen and "child.cpu" not in seen
+    probe.close()
 
 
 def test_cost_and_lateness_are_recorded_and_small(tmp_path):
