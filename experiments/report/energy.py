@@ -1,0 +1,141 @@
+"""Joules per token: against time, and by what the nodes were doing. Always with how they were obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.report.palette import PARTS
+from experiments.report.phases import spans_of
+from experiments.report.plot import Figures, Plot, Style, Table, titled
+from nodes.probes.energy import Counter, attribute
+from nodes.records import RoundRecord
+
+NODES = ("device", "edge")
+OBTAINED = {  # what an energy status means
+    "measured": "read from a sensor or counter of the machine",
+    "estimated": "computed from the processor's load and declared watts",
+    "modelled": "computed from the declared watts of the hardware that the pacing stands for",
+    "denied": "a sensor is there but may not be read",
+    "unsupported": "nothing on this machine tells",
+}
+
+
+def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
+    shown = [f for f in systems if f["energy_j_per_token"] is not None and f["tokens_per_s"]]
+    traces = [
+        {
+            "type": "scatter", "mode": "markers+text", "x": [1e3 / f["tokens_per_s"]], "y": [f["energy_j_per_token"]],
+            "text": [f["system"]], "textposition": "top center", "textfont": {"size": 11}, "cliponaxis": False,
+            "marker": {"color": style.colour(f["system"]), "symbol": style.symbol(f["system"]), "size": 11,
+                       "line": {"color": style.colour(f["system"]), "width": 2}},
+            "meta": {"system": f["system"]}, "customdata": [f["energy_status"]],
+            "hovertemplate": "%{text}: %{x:.4g} ms/token, %{y:.4g} J/token (%{customdata})<extra></extra>",
+        }
+        for f in shown
+    ]  # fmt: skip
+    headings = ["system", "ms/token", "J/token", "device J/token", "edge J/token", "status", "source", "note"]
+    rows = [
+        [
+            f["system"],
+            1e3 / f["tokens_per_s"] if f["tokens_per_s"] else None,
+            f["energy_j_per_token"],
+            f["energy_device_j_per_token"],
+            f["energy_edge_j_per_token"],
+            f["energy_status"],
+            f["energy_source"],
+            f["energy_note"],
+        ]
+        for f in systems
+    ]
+    statuses = dict.fromkeys(f["energy_status"] for f in shown)
+    caption = "Both nodes from a request's start to its end, waiting included; lower left is better. Joules are "
+    caption += "; ".join(f"{status}: {OBTAINED.get(status, status)}" for status in statuses) + "."
+    if any(not f["exact"] for f in shown):
+        caption += " Open symbols are not exact."
+    layout = {
+        "xaxis": titled("time per token (ms)", rangemode="tozero"),
+        "yaxis": titled("energy per token (J)", rangemode="tozero"),
+        "showlegend": False,
+    }
+    table = Table(headings, rows, [f["system"] for f in systems])
+    return Plot("energy-delay", "Energy against delay", caption, table, list(traces), layout, 360,
+                reason="" if shown else why_not(systems))  # fmt: skip
+
+
+def why_not(systems: Sequence[Figures]) -> str:
+    """Why no joules are known, in the words of those who looked for them."""
+    notes = dict.fromkeys(f["energy_note"] for f in systems if f["energy_j_per_token"] is None and f["energy_note"])
+    statuses = dict.fromkeys(f["energy_status"] for f in systems if f["energy_j_per_token"] is None)
+    return f"energy is {', '.join(statuses) or 'not known'}: " + ("; ".join(notes) or "nothing was counted")
+
+
+def joules_by_phase(
+    rounds: Mapping[str, Sequence[RoundRecord]], counted: Sequence[Counter], one_clock: bool
+) -> dict[str, dict[tuple[str, str], float]]:
+    """By system: joules of (node, phase) over the requests whose rounds these are. A node that did nothing for a
+    request while it lasted was idle for it."""
+    joules: dict[str, dict[tuple[str, str], float]] = {}
+    for node in NODES if one_clock else NODES[:1]:
+        phases: list[tuple[int, int, str, str, str]] = []
+        for request_id, its_rounds in rounds.items():
+            if not its_rounds:
+                continue
+            system = its_rounds[0].system
+            phases += [(s.t0_ns, s.t1_ns, s.part, system, request_id) for s in spans_of(its_rounds, one_clock)
+                       if s.node == node]  # fmt: skip
+            phases.append((its_rounds[0].start_ns, its_rounds[-1].end_ns, "idle", system, request_id))
+        for row in attribute(counted, phases, node, passive=("idle",)):
+            if row["system"]:
+                mine = joules.setdefault(row["system"], {})
+                mine[node, row["phase"]] = mine.get((node, row["phase"]), 0.0) + row["joules"]
+    return joules
+
+
+def energy_by_phase(
+    systems: Sequence[Figures], joules: Mapping[str, Mapping[tuple[str, str], float]], style: Style
+) -> Plot:
+    """Two bars a system, one per node, stacked by phase."""
+    shown = [f for f in systems if joules.get(f["system"]) and f["output_tokens"]]
+    keys = [(node, part) for node in NODES for part in PARTS if any((node, part) in joules[f["system"]] for f in shown)]
+
+    def per_token(figures: Figures, key: tuple[str, str]) -> float | None:
+        value = joules.get(figures["system"], {}).get(key)
+        return None if value is None else value / figures["output_tokens"]
+
+    traces: list[dict[str, Any]] = []
+    for node, part in keys:
+        names = [f["system"] for f in shown]
+        traces.append(
+            {
+                "type": "bar", "orientation": "h", "y": names, "x": [per_token(f, (node, part)) or 0.0 for f in shown],
+                "name": PARTS[part][0], "legendgroup": part, "offsetgroup": node, "alignmentgroup": "all",
+                "showlegend": part not in _parts_before(keys, (node, part)),
+                "marker": {"color": f"var(--part-{part})"}, "meta": {"systems": names},
+                "hovertemplate": f"%{{y}} · {node}, {PARTS[part][0]}: %{{x:.4g}} J/token<extra></extra>",
+            }
+        )  # fmt: skip
+    rows = [[f["system"], *(per_token(f, key) for key in keys)] for f in systems]
+    table = Table(["system", *(f"{node}: {PARTS[part][0]} J" for node, part in keys)], rows,
+                  [f["system"] for f in systems])  # fmt: skip
+    nodes = list(dict.fromkeys(node for node, _ in keys))
+    bars = "lower bar device, upper bar edge" if len(nodes) > 1 else f"{', '.join(nodes)} only"
+    caption = (
+        f"Per output token; {bars}. The joules of each node's source, divided by what it did at the time; phases "
+        "shorter than the source's step are averaged over their neighbours."
+    )
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.3,
+        "xaxis": titled("energy per token (J)"),
+        "yaxis": style.axis(shown),
+        "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.0, "x": 0},
+        "margin": {"t": 58},
+    }
+    return Plot("energy-phases", "Energy by phase", caption, table, traces, layout, 150, 38,
+                reason="" if traces else why_not(systems))  # fmt: skip
+
+
+def _parts_before(keys: Iterable[tuple[str, str]], key: tuple[str, str]) -> set[str]:
+    before = list(keys)
+    return {part for _, part in before[: before.index(key)]}

@@ -1,0 +1,101 @@
+"""The page: plots, sections and script put together in one file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from experiments.report import html, sections
+from experiments.report.data import RunData, read_run
+from experiments.report.energy import energy_by_phase, energy_delay, joules_by_phase
+from experiments.report.palette import css
+from experiments.report.plot import Plot
+from experiments.report.rounds import acceptance, round_parts
+from experiments.report.speed import latencies, tokens_per_s
+from experiments.report.timeline import pickers, timeline_plot, timelines
+from experiments.report.traffic import bytes_per_token
+from experiments.store import RunFolder
+
+NO_PLOTLY = "Plots need plotly (pip install plotly). Every figure has its table."
+
+
+def write_report(folder: RunFolder, summary: Mapping[str, Any]) -> Path:
+    """Write the run's report.html and return its path. `summary` is that of experiments/summary.py."""
+    path = folder.path / "report.html"
+    temporary = path.with_name(".report.html")
+    temporary.write_text(render(folder, summary), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
+    """The whole page as text."""
+    run = read_run(folder, summary)
+    offered = timelines(run)
+    families = {
+        "Speed": [tokens_per_s(run.systems, run.style), round_parts(run.systems, run.style)],
+        "Drafts": [acceptance(run.systems, run.style)],
+        "Bytes": bytes_per_token(run.systems, run.style),
+        "Latency": latencies(run.systems, run.requests, run.style),
+        "Energy": _energy(run),
+    }
+    plots = [plot for family in families.values() for plot in family]
+    timeline = timeline_plot(run, offered)
+    body = [
+        html.section("Results", [sections.headline(summary)]),
+        *(html.section(title, [_grid(family)]) for title, family in families.items()),
+        html.section("Over time", [f'<div class="plots">{html.figure(timeline, pickers(offered))}</div>']),
+        sections.link(summary),
+        sections.events(summary, folder.requests().records),
+        sections.samples(folder, run.systems, run.requests),
+        sections.provenance(folder, summary),
+    ]
+    plotly = _plotly()
+    if not plotly:
+        body.insert(0, f'<p class="warn">{escape(NO_PLOTLY)}</p>')
+    data = html.embedded_json(
+        {
+            "systems": [figures["system"] for figures in run.systems],
+            "plots": [plot.spec() for plot in plots],
+            "timelines": None if timeline.reason else offered,
+        }
+    )
+    template = Template(_part("page.html"))
+    return template.substitute(
+        title=escape(f"{summary['name']} · {summary['run_id']}"),
+        nonce=hashlib.sha256(data.encode()).hexdigest()[:24],  # unknown to whoever wrote a prompt
+        style=css() + _part("page.css"),
+        facts=sections.facts(summary),
+        filter=sections.filter_boxes(run.systems),
+        main="\n".join(body),
+        data=data,
+        plotly=plotly,
+        script=_part("page.js"),
+    )
+
+
+def _grid(plots: Sequence[Plot]) -> str:
+    return f'<div class="plots">{"".join(html.figure(plot) for plot in plots)}</div>'
+
+
+def _energy(run: RunData) -> list[Plot]:
+    joules = joules_by_phase(run.rounds, run.power, run.one_clock) if run.power else {}
+    return [energy_delay(run.systems, run.style), energy_by_phase(run.systems, joules, run.style)]
+
+
+def _part(name: str) -> str:
+    return files("experiments.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    """plotly.js as shipped with the Python package; empty where that is not installed."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        return ""
+    return get_plotlyjs().replace("</script", "<\\/script")

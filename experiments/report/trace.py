@@ -1,0 +1,106 @@
+"""trace.json: the run as Chrome trace events, to be opened in Perfetto or chrome://tracing.
+
+One process per node, one lane per phase, an arrow per message, power as a counter. Microseconds since the first span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from experiments.report.palette import PARTS
+from experiments.report.phases import Span, describe, shared_clock, spans_of
+from experiments.store import RunFolder
+from nodes.probes.energy import counters, power_w
+
+PIDS = {"device": 1, "edge": 2}
+REQUESTS_LANE = 1
+LANES = {part: lane for lane, part in enumerate(PARTS, REQUESTS_LANE + 1)}
+POWER_STEP_MS = 50.0
+Event = dict[str, Any]
+
+
+def write_trace(folder: RunFolder) -> Path:
+    """Write the run's trace.json, warm-up included, and return its path."""
+    path = folder.path / "trace.json"
+    encoder = msgspec.json.Encoder()
+    temporary = path.with_name(".trace.json")
+    with temporary.open("wb") as out:
+        out.write(b'{"displayTimeUnit": "ms", "traceEvents": [\n')
+        out.write(b",\n".join(encoder.encode(event) for event in _events(folder)))
+        out.write(b"\n]}\n")
+    temporary.replace(path)
+    return path
+
+
+def _events(folder: RunFolder) -> Iterator[Event]:
+    one_clock = shared_clock(folder)
+    spans = list(spans_of(folder.rounds().records, one_clock))
+    requests = folder.requests().records
+    zero_ns = min((span.t0_ns for span in spans), default=0)
+    zero_ns = min([zero_ns, *(request.start_ns for request in requests)])
+
+    def us(t_ns: int) -> float:
+        return (t_ns - zero_ns) / 1e3
+
+    yield from _names(spans, one_clock)
+    for request in requests:
+        yield {
+            "ph": "X", "name": request.system, "cat": "request", "pid": PIDS["device"], "tid": REQUESTS_LANE,
+            "ts": us(request.start_ns), "dur": (request.end_ns - request.start_ns) / 1e3,
+            "args": {"request": request.request_id, "tokens": request.output_tokens, "warmup": request.warmup,
+                     "finish": request.finish_reason, "retries": request.retries, "error": request.error},
+        }  # fmt: skip
+    for span in spans:
+        yield {
+            "ph": "X", "name": PARTS[span.part][0], "cat": span.node, "pid": PIDS[span.node], "tid": LANES[span.part],
+            "ts": us(span.t0_ns), "dur": (span.t1_ns - span.t0_ns) / 1e3, "args": describe(span.record),
+        }  # fmt: skip
+    for number, (name, tail, head) in enumerate(_messages(spans)):
+        flow = {"name": name, "cat": "message", "id": number}
+        yield {**flow, "ph": "s", "pid": PIDS[tail.node], "tid": LANES[tail.part], "ts": us(tail.t0_ns)}
+        yield {**flow, "ph": "f", "bp": "e", "pid": PIDS[head.node], "tid": LANES[head.part], "ts": us(head.t0_ns)}
+    yield from _power(folder, zero_ns, one_clock)
+
+
+def _names(spans: list[Span], one_clock: bool) -> Iterator[Event]:
+    """Process and lane names, in the order in which they are to be shown."""
+    for node, pid in PIDS.items():
+        placed = "" if node == "device" or one_clock else " (another clock: placed in the middle of the round trip)"
+        yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": node + placed}}
+        yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
+        used = {LANES[span.part]: PARTS[span.part][0] for span in spans if span.node == node}
+        if node == "device":
+            used[REQUESTS_LANE] = "requests"
+        for lane, label in sorted(used.items()):
+            yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": lane, "args": {"name": label}}
+            yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": lane, "args": {"sort_index": lane}}
+
+
+def _messages(spans: list[Span]) -> Iterator[tuple[str, Span, Span]]:
+    """(name, the span it leaves from, the span it arrives in): up from the sending, down to the settling."""
+    by_round: dict[tuple[str, int], list[Span]] = {}
+    for span in spans:
+        by_round.setdefault((span.record.request_id, span.record.round), []).append(span)
+    for mine in by_round.values():
+        up = next((span for span in mine if span.part == "network_up"), None)
+        at_edge = [span for span in mine if span.node == "edge"]
+        settling = next((span for span in mine if span.part == "resolve"), None)
+        if up and at_edge:
+            yield "up", up, at_edge[0]
+        if at_edge and settling:
+            yield "down", at_edge[-1], settling
+
+
+def _power(folder: RunFolder, zero_ns: int, one_clock: bool) -> Iterator[Event]:
+    """Mean watts per step; of another machine's edge there is no saying when, so it is left out."""
+    counted = counters(folder.samples())
+    for node in PIDS if one_clock else ["device"]:
+        t_ns, watts = power_w(counted, node, POWER_STEP_MS)
+        for t, w in zip(t_ns.tolist(), watts.tolist()):
+            if not np.isnan(w) and t >= zero_ns:
+                yield {"ph": "C", "name": "power (W)", "pid": PIDS[node], "ts": (t - zero_ns) / 1e3, "args": {"W": w}}
