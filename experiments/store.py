@@ -25,6 +25,7 @@ import yaml
 from nodes.probes import ProbeError
 from nodes.probes.sampler import Sample, read_samples
 from nodes.records import RequestRecord, RoundRecord
+from nodes.runspec import RunSpec, read_runspec
 
 Record = TypeVar("Record", RoundRecord, RequestRecord)
 
@@ -59,6 +60,13 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    def spec(self) -> RunSpec:
+        """What the nodes were told."""
+        try:
+            return read_runspec(self.path / "run.json")
+        except OSError:
+            raise StoreError(f"{self.path} has no run.json: the run did not get that far") from None
 
     def manifest(self) -> dict[str, Any]:
         return self._json("manifest.json")

@@ -19,7 +19,6 @@ from experiments.store import RunFolder
 from nodes.composition import System
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
-from nodes.runspec import read_runspec
 
 RESAMPLES = 1000
 FEWEST_FOR_AN_INTERVAL = 5  # below, resampling only shuffles a handful of values
@@ -29,7 +28,7 @@ PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "ed
 
 def summarise_run(run: RunFolder) -> dict[str, Any]:
     """The summary of a run's folder, from what is recorded there and nothing else."""
-    spec = read_runspec(run.path / "run.json")
+    spec = run.spec()
     rounds, requests, manifest = run.rounds(), run.requests(), run.manifest()
     events = list(manifest.get("events", []))
     for file, read in (("rounds.jsonl", rounds), ("requests.jsonl", requests)):

@@ -9,7 +9,10 @@ import pytest
 import yaml
 from handmade import a_request, a_round
 
+from experiments.manifest import start_manifest
+from experiments.schema import Config
 from experiments.store import RunFolder, StoreError, create_run, find_run
+from experiments.summary import summarise_run
 from nodes.records import RecordWriter
 
 CONFIG = {"name": "mine", "seed": 0}
@@ -41,8 +44,10 @@ def test_every_run_gets_a_folder_of_its_own(tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(StoreError, match="not the folder of a run"):
         find_run(tmp_path)
-    with pytest.raises(StoreError, match=r"has no summary\.json"):
-        create_run(tmp_path, CONFIG, "a").summary()
+    empty = create_run(tmp_path, CONFIG, "a")
+    for ask, file in ((empty.summary, "summary"), (empty.manifest, "manifest"), (empty.spec, "run")):
+        with pytest.raises(StoreError, match=rf"has no {file}\.json"):
+            ask()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -119,3 +124,17 @@ def test_a_summary_that_is_not_json_does_not_replace_one_that_is(run):
 
 def test_the_configuration_is_yaml_for_people(run):
     assert yaml.safe_load((run.path / "config.yaml").read_text()) == CONFIG
+
+
+def test_a_summary_is_made_from_the_folder_alone(run, tmp_path):
+    """What `dssd report` does to a run of long ago, of which half a line was lost."""
+    config = Config(name="mine", systems=["dssd"], engine="toy")
+    (run.path / "run.json").write_bytes(msgspec.json.encode(config.to_runspec()))
+    (run.path / "rounds.jsonl").write_bytes(msgspec.json.encode(a_round()) + b"\n{")
+    (run.path / "requests.jsonl").write_bytes(msgspec.json.encode(a_request()) + b"\n")
+    run.write_manifest(start_manifest(config.resolved(), run.run_id))
+    run.write_summary(summarise_run(run))
+    summary = run.summary()
+    assert (summary["run_id"], summary["status"], summary["labels"]) == (run.run_id, "running", ["toy"])
+    assert summary["systems"][0]["mean_acceptance_length"] == 3
+    assert summary["events"] == [{"event": "damaged_lines", "file": "rounds.jsonl", "lines": 1}]
