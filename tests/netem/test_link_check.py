@@ -21,11 +21,13 @@ def test_an_honest_link_passes_within_the_figures(lab: Lab) -> None:
     for which in ("up", "down"):
         seen = report.observed[which]
         assert seen["delay_ms"]["median"] == pytest.approx(20, abs=1.0)
-        assert seen["rate_mbps"] == pytest.approx(20, rel=0.05)
+        if "rate_mbps" in seen:  # a very slow machine cannot fill the link, and the report says so
+            assert seen["rate_mbps"] == pytest.approx(20, rel=0.05)
+        else:
+            assert any(f"rate {which}: the prober could offer only" in text for text in report.skipped)
         assert seen["loss_interval_pct"][0] <= 1 <= seen["loss_interval_pct"][1]
         assert seen["probes"] > 1000 and seen["reordered"] == 0
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
-    assert report.skipped == []
 
 
 @pytest.mark.lab
