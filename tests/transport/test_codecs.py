@@ -157,6 +157,14 @@ def test_fp16_is_close_and_keeps_the_tail():
         assert np.abs(decoded - row).sum() < 1e-2, shape
 
 
+def test_fp16_rounds_as_ieee_does():
+    codec = make_codec("dense_fp16", 100_000)
+    row = np.exp(-20 * np.random.default_rng(0).random(100_000)).astype(np.float32)
+    row[:3000] = np.arange(1, 3001) * 2.0**-25  # ties of the subnormals
+    row[3000] = 1
+    assert bytes(codec.encode(row).data) == (row / row.max()).astype("<f2").tobytes()
+
+
 def test_unknown_names_and_options_are_named():
     with pytest.raises(CodecError, match=r"unknown codec 'zip'; there are: .*dense_fp32"):
         make_codec("zip", 100)
