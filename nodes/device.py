@@ -27,6 +27,8 @@ from nodes.session import Session
 from transport.link import DeviceLink
 from transport.messages import Open
 
+WARMUP_TOKENS = 8  # enough to load what is lazy and to open the congestion window; the rest would only take time
+
 
 @dataclass(frozen=True)
 class Job:
@@ -88,7 +90,8 @@ class DeviceNode:
         if not prompt:
             raise EngineError(f"prompt {job.prompt.id!r} has no tokens: give it some text")
         eos = frozenset() if self.spec.ignore_eos else self.engine.eos_tokens
-        finish = Finish(len(prompt), self.spec.max_new_tokens, eos, self.spec.stop, self.engine.tokenizer.decode)
+        max_new_tokens = min(WARMUP_TOKENS, self.spec.max_new_tokens) if job.warmup else self.spec.max_new_tokens
+        finish = Finish(len(prompt), max_new_tokens, eos, self.spec.stop, self.engine.tokenizer.decode)
         session = Session(self.spec.sampling, prompt)
         conversation = conversation_id(job.prompt.id, job.repeat)
         template = RoundRecord(system.name, job.request_id, job.repeat, job.warmup, 0, 0, 0, 0)
@@ -101,9 +104,7 @@ class DeviceNode:
             session=session,
             finish=finish,
             coins=Coins(self.spec.sampling.seed, conversation),
-            opening=Open(
-                0, conversation, self.spec.max_new_tokens, len(prompt), self.spec.stop, self.spec.ignore_eos
-            ),
+            opening=Open(0, conversation, max_new_tokens, len(prompt), self.spec.stop, self.spec.ignore_eos),
             template=template,
             record=self.writer.round,
         )
