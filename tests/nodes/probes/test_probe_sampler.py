@@ -95,10 +95,11 @@ def test_cost_and_lateness_are_recorded_and_small(tmp_path):
     ]
     with Sampler(probes, "edge", tmp_path) as sampler:
         time.sleep(2.0)
-    *_, last = read_records(sampler.path)
+    first, *_, last = read_records(sampler.path)
     footer = last["footer"]
-    assert 0 < footer["cpu_s"] < 0.06 * 2.0  # 1 % is the aim; a busy machine's cold caches get some room
-    assert footer["ticks"] + footer["missed"] == pytest.approx(100, abs=10)
+    seconds = (footer["clock"]["monotonic_ns"] - first["header"]["clock"]["monotonic_ns"]) / 1e9
+    assert 0 < footer["cpu_s"] < 0.03 * seconds  # 1 % is the aim; a busy machine's cold caches get some room
+    assert footer["ticks"] + footer["missed"] == pytest.approx(seconds * 50, abs=5)
     assert 0 <= footer["late_ms"]["median"] <= footer["late_ms"]["p99"] <= footer["late_ms"]["max"]
     own = {s.channel: s.value for s in read_samples(sampler.path) if s.probe == "sampler"}
     assert own["ticks"] == footer["ticks"] and own["cpu"] == footer["cpu_s"]
@@ -232,7 +233,7 @@ def test_sigkill_loses_at_most_the_last_flush(tmp_path):
     process.kill()
     process.wait(10)
     last_ns = max(sample.t_ns for sample in read_samples(path))
-    assert killed_ns - last_ns < 1e9  # flushed every 0.25 s; the rest is this machine being busy
+    assert killed_ns - last_ns < 2e9  # flushed every 0.25 s; the rest is this machine being busy
 
 
 def test_ends_with_the_process_it_traces(tmp_path):
