@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report.palette import PARTS
 from experiments.report.phases import spans_of
-from experiments.report.plot import Figures, Plot, Style, Table, titled
+from experiments.report.plot import SYSTEM_LEGEND, Figures, Plot, Style, Table, titled
 from nodes.probes.energy import Counter, attribute
 from nodes.records import RoundRecord
 
@@ -25,8 +25,9 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
     shown = [f for f in systems if f["energy_j_per_token"] is not None and f["tokens_per_s"]]
     traces = [
         {
-            "type": "scatter", "mode": "markers+text", "x": [1e3 / f["tokens_per_s"]], "y": [f["energy_j_per_token"]],
-            "text": [f["system"]], "textposition": "top center", "textfont": {"size": 11}, "cliponaxis": False,
+            "type": "scatter", "mode": "markers", "name": f["system"],
+            "x": [1e3 / f["tokens_per_s"]], "y": [f["energy_j_per_token"]],
+            "text": [f["system"]], "cliponaxis": False,
             "marker": {"color": style.colour(f["system"]), "symbol": style.symbol(f["system"]), "size": 11,
                        "line": {"color": style.colour(f["system"]), "width": 2}},
             "meta": {"system": f["system"]}, "customdata": [f["energy_status"]],
@@ -56,10 +57,10 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
     layout = {
         "xaxis": titled("time per token (ms)", rangemode="tozero"),
         "yaxis": titled("energy per token (J)", rangemode="tozero"),
-        "showlegend": False,
+        "legend": SYSTEM_LEGEND,
     }
     table = Table(headings, rows, [f["system"] for f in systems])
-    return Plot("energy-delay", "Energy against delay", caption, table, list(traces), layout, 360,
+    return Plot("energy-delay", "Energy against delay", caption, table, list(traces), layout, 420,
                 reason="" if shown else why_not(systems))  # fmt: skip
 
 
@@ -104,13 +105,12 @@ def energy_by_phase(
         return None if value is None else value / figures["output_tokens"]
 
     traces: list[dict[str, Any]] = []
-    for node, part in keys:
+    for node, part in sorted(keys, key=lambda key: key[0], reverse=True):  # the last drawn is on top
         names = [f["system"] for f in shown]
         traces.append(
             {
                 "type": "bar", "orientation": "h", "y": names, "x": [per_token(f, (node, part)) or 0.0 for f in shown],
-                "name": PARTS[part][0], "legendgroup": part, "offsetgroup": node, "alignmentgroup": "all",
-                "showlegend": part not in _parts_before(keys, (node, part)),
+                "name": PARTS[part][0], "offsetgroup": node, "alignmentgroup": "all",
                 "marker": {"color": f"var(--part-{part})"}, "meta": {"systems": names},
                 "hovertemplate": f"%{{y}} · {node}, {PARTS[part][0]}: %{{x:.4g}} J/token<extra></extra>",
             }
@@ -119,7 +119,7 @@ def energy_by_phase(
     table = Table(["system", *(f"{node}: {PARTS[part][0]} J" for node, part in keys)], rows,
                   [f["system"] for f in systems])  # fmt: skip
     nodes = list(dict.fromkeys(node for node, _ in keys))
-    bars = "lower bar device, upper bar edge" if len(nodes) > 1 else f"{', '.join(nodes)} only"
+    bars = "upper bar device, lower bar edge" if len(nodes) > 1 else f"{', '.join(nodes)} only"
     caption = (
         f"Per output token; {bars}. The joules of each node's source, divided by what it did at the time; phases "
         "shorter than the source's step are averaged over their neighbours."
@@ -129,13 +129,8 @@ def energy_by_phase(
         "bargap": 0.3,
         "xaxis": titled("energy per token (J)"),
         "yaxis": style.axis(shown),
-        "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.0, "x": 0},
-        "margin": {"t": 58},
+        "showlegend": False,
     }
-    return Plot("energy-phases", "Energy by phase", caption, table, traces, layout, 150, 38,
-                reason="" if traces else why_not(systems))  # fmt: skip
-
-
-def _parts_before(keys: Iterable[tuple[str, str]], key: tuple[str, str]) -> set[str]:
-    before = list(keys)
-    return {part for _, part in before[: before.index(key)]}
+    parts = [part for part in PARTS if any(part == key[1] for key in keys)]
+    return Plot("energy-phases", "Energy by phase", caption, table, traces, layout, 96, 38,
+                parts=parts, reason="" if traces else why_not(systems))  # fmt: skip

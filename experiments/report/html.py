@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from experiments.report.palette import PARTS
 from experiments.report.plot import Cell, Plot, Table
 
 NOTHING = "–"
@@ -22,9 +23,9 @@ def number(value: float) -> str:
     return f"{value:.6f}".rstrip("0") if "e" in text else text
 
 
-def cell(value: Cell) -> str:
+def cell(value: Cell, text: bool = False) -> str:
     if value is None:
-        return f'<td data-value="">{NOTHING}</td>'
+        return f'<td class="text">{NOTHING}</td>' if text else f'<td data-value="">{NOTHING}</td>'
     if isinstance(value, str):
         return f'<td class="text">{escape(value)}</td>'
     return f'<td data-value="{value!r}">{number(value)}</td>'
@@ -39,7 +40,7 @@ def table(content: Table, sortable: bool = False) -> str:
     lines = []
     for i, row in enumerate(content.rows):
         system = f' data-system="{escape(content.systems[i])}"' if content.systems else ""
-        lines.append(f"<tr{system}>{''.join(map(cell, row))}</tr>")
+        lines.append(f"<tr{system}>{''.join(map(cell, row, texts))}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>\n'
         f"<tbody>{chr(10).join(lines)}</tbody></table></div>"
@@ -53,7 +54,7 @@ def figure(plot: Plot, controls: str = "") -> str:
         drawing = f'<p class="absent">Not shown: {escape(plot.reason)}.</p>'
     else:
         drawing = (
-            f'{controls}<div id="plot-{plot.id}" class="plot" role="img" aria-label="{escape(plot.title)}"></div>'
+            f'{controls}{legend(plot.parts)}\n<div id="plot-{plot.id}" role="img" aria-label="{escape(plot.title)}"></div>'
             f"<figcaption>{escape(plot.caption)}</figcaption>"
         )
     return (
@@ -61,6 +62,14 @@ def figure(plot: Plot, controls: str = "") -> str:
         + (folded("Table", table(plot.table)) if plot.table.rows else "")
         + "</figure>"
     )
+
+
+def legend(parts: Iterable[str]) -> str:
+    items = "".join(
+        f'<li><span class="swatch" style="--colour: var(--part-{part})"></span>{escape(PARTS[part][0])}</li>'
+        for part in parts
+    )
+    return f'<ul class="legend">{items}</ul>' if items else ""
 
 
 def folded(title: str, inner: str) -> str:

@@ -87,6 +87,7 @@ function laidOut(layout, height) {
 function draw(id, traces, layout, height) {
   const place = document.getElementById(id);
   return Plotly.react(place, resolved(traces), resolved(laidOut(layout, height)), CONFIG).then(() => {
+    if (!place.dataset.drawn && place.on) place.on("plotly_legendclick", toggleSystem);
     place.dataset.drawn = traces.length;
   });
 }
@@ -133,26 +134,24 @@ function drawTimeline() {
   const { systems, parts, step_ms } = page.timelines;
   const request = systems[chooseSystem.value][chooseRequest.value];
   const nodes = { device: ["y", "y3"], edge: ["y2", "y4"] };
-  const labelled = new Set();
   const traces = [];
   for (const [node, [powerAxis, phaseAxis]] of Object.entries(nodes)) {
     for (const [part, spans] of Object.entries(request.spans[node])) {
       const label = parts[part];
       traces.push({
-        type: "bar", name: label, legendgroup: part, showlegend: !labelled.has(part), yaxis: phaseAxis, xaxis: "x",
+        type: "bar", name: label, yaxis: phaseAxis, xaxis: "x",
         x: spans.map(([start, length]) => start + length / 2), width: spans.map(([, length]) => length),
         y: spans.map(() => (part === "lookahead" ? 0.3 : 1)),
         text: spans.map(([start, length, round]) => `round ${round}, ${length.toPrecision(3)} ms`), textposition: "none",
         hovertemplate: `${node}, ${label}: %{text}<extra></extra>`,
         marker: { color: `var(--part-${part})`, line: { width: 0 } }, opacity: 0.75,
       });
-      labelled.add(part);
     }
     const [times, watts] = request.power[node] || [[], []];
     if (times.length) {
       traces.push({
         type: "scatter", mode: "lines", line: { color: "var(--text)", width: 1.8, shape: "hvh" }, x: times, y: watts,
-        yaxis: powerAxis, xaxis: "x", name: `power, ${node}`, showlegend: false,
+        yaxis: powerAxis, xaxis: "x", name: `power, ${node}`,
         hovertemplate: `${node}: %{y:.4g} W<extra></extra>`,
       });
     }
@@ -160,20 +159,26 @@ function drawTimeline() {
   const phases = { range: [0, 1], visible: false, fixedrange: true };
   const watts = (node, domain) => ({
     title: { text: `${node} (${request.power[node]?.[0].length ? "W" : "no power"})` }, domain, rangemode: "tozero",
-    automargin: true, showgrid: false, showticklabels: Boolean(request.power[node]?.[0].length), zeroline: false,
+    automargin: true, showgrid: false, tickmode: "auto", nticks: 5, showticklabels: Boolean(request.power[node]?.[0].length), zeroline: false,
   });
   const layout = {
     barmode: "overlay",
     xaxis: { title: { text: "time since the request began (ms)" }, anchor: "y2", showgrid: false },
     yaxis: watts("device", [0.54, 1]), yaxis2: watts("edge", [0, 0.46]),
     yaxis3: { ...phases, domain: [0.54, 1] }, yaxis4: { ...phases, domain: [0, 0.46] },
-    legend: { orientation: "h", yanchor: "bottom", y: 1.02, x: 0, traceorder: "normal" },
-    margin: { t: narrow.matches ? 96 : 50, l: 8 },
+    showlegend: false,
   };
   // the power lines go above the phases: an axis that overlays is drawn later
   layout.yaxis.overlaying = "y3";
   layout.yaxis2.overlaying = "y4";
-  return draw("plot-timeline", traces, layout, narrow.matches ? 480 : 460);
+  return draw("plot-timeline", traces, layout, narrow.matches ? 380 : 420);
+}
+
+// A click on a system in a legend is a click on its box; on a part of a round, plotly's own business
+function toggleSystem({ data, curveNumber }) {
+  const box = [...document.querySelectorAll("#filter input")].find((one) => one.value === data[curveNumber].meta?.system);
+  if (box) box.click();
+  return !box;
 }
 
 // Controls -------------------------------------------------------------------------------------------------------------

@@ -39,9 +39,11 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     offered = timelines(run)
     families = {
         "Speed": [tokens_per_s(run.systems, run.style), round_parts(run.systems, run.style)],
-        "Drafts": [acceptance(run.systems, run.style)],
+        "Latency and drafts": [
+            *latencies(run.systems, run.requests, run.style),
+            acceptance(run.systems, run.style),
+        ],
         "Bytes": bytes_per_token(run.systems, run.style),
-        "Latency": latencies(run.systems, run.requests, run.style),
         "Energy": _energy(run),
     }
     plots = [plot for family in families.values() for plot in family]
@@ -67,7 +69,7 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     )
     template = Template(_part("page.html"))
     return template.substitute(
-        title=escape(f"{summary['name']} · {summary['run_id']}"),
+        title=escape(sections.title(summary)),
         nonce=hashlib.sha256(data.encode()).hexdigest()[:24],  # unknown to whoever wrote a prompt
         style=css() + _part("page.css"),
         facts=sections.facts(summary),

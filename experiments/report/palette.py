@@ -21,6 +21,8 @@ SYSTEM_COLOURS = (  # light, dark: neighbours in the alphabet, often kin, get hu
     ("#2a9d8a", "#62d3c0"),
     ("#882255", "#d873a4"),
     ("#117733", "#55c37b"),
+    ("#9a5b2e", "#d9a076"),
+    ("#00707c", "#49b8c4"),
 )
 SYMBOLS = (  # plotly's name, matplotlib's
     ("circle", "o"),
@@ -33,6 +35,8 @@ SYMBOLS = (  # plotly's name, matplotlib's
     ("pentagon", "p"),
     ("star", "*"),
     ("hexagon", "h"),
+    ("triangle-left", "<"),
+    ("triangle-right", ">"),
 )
 PARTS = {  # of a round, in the order of time: label, light, dark
     "draft": ("draft", "#4477aa", "#6c9bd2"),
@@ -52,10 +56,10 @@ PARTS = {  # of a round, in the order of time: label, light, dark
 
 def system_slots(systems: Sequence[str]) -> dict[str, int]:
     """Each system's place in the palette: a shipped one's by its name, the others take what is left."""
-    shipped = {name: slot % len(SYSTEM_COLOURS) for slot, name in enumerate(system_names())}
+    shipped = {name: slot for slot, name in enumerate(system_names()[: len(SYSTEM_COLOURS)])}
     slots = {name: shipped[name] for name in systems if name in shipped}
     free = [slot for slot in range(len(SYSTEM_COLOURS)) if slot not in slots.values()]
-    others = [name for name in systems if name not in shipped]
+    others = [name for name in systems if name not in slots]
     for i, name in enumerate(others):
         slots[name] = free[i] if i < len(free) else i % len(SYSTEM_COLOURS)
     return slots

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.report.palette import SYMBOLS, system_slots
 
+SYSTEM_LEGEND = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}  # below the plot; a click filters the page
 Figures = Mapping[str, Any]
 Cell = str | float | None
 
@@ -35,6 +36,7 @@ class Plot:
     height_px: int = 340
     row_px: int = 0  # > 0: one row per system; the height follows how many are shown
     wide: bool = False
+    parts: Sequence[str] = ()  # of a round, whose colours need a legend
     reason: str = ""
 
     def spec(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.report.palette import PARTS
-from experiments.report.plot import Figures, Plot, Style, Table, titled
+from experiments.report.plot import SYSTEM_LEGEND, Figures, Plot, Style, Table, titled
 
 DODGE = 0.05  # positions apart, so that systems with equal acceptance do not hide one another
 
@@ -46,12 +46,11 @@ def round_parts(systems: Sequence[Figures], style: Style) -> Plot:
         "bargap": 0.35,
         "xaxis": titled("mean time of a round (ms)"),
         "yaxis": style.axis(shown),
-        "legend": {"orientation": "h", "traceorder": "normal", "yanchor": "bottom", "y": 1.0, "x": 0},
-        "margin": {"t": 58},
+        "showlegend": False,
     }
     reason = "" if shown else "no round was recorded"
-    return Plot("round-parts", "Time per round", caption, table, traces if shown else [], layout, 150, 27,
-                reason=reason)  # fmt: skip
+    return Plot("round-parts", "Time per round", caption, table, traces if shown else [], layout, 96, 27,
+                parts=parts, reason=reason)  # fmt: skip
 
 
 def acceptance(systems: Sequence[Figures], style: Style) -> Plot:
@@ -93,8 +92,8 @@ def acceptance(systems: Sequence[Figures], style: Style) -> Plot:
         caption += f" Without verified drafts: {', '.join(without)}."
     layout = {
         "xaxis": titled("position in the draft", dtick=1, range=[0.5, longest + 0.5]),
-        "yaxis": titled("kept (%)", range=[0, 102]),
-        "showlegend": False,
+        "yaxis": titled("kept (%)", rangemode="tozero"),
+        "legend": SYSTEM_LEGEND,
     }
     reason = "" if shown else "no system had a draft verified"
-    return Plot("acceptance", "Acceptance by position", caption, table, traces, layout, 330, reason=reason)
+    return Plot("acceptance", "Acceptance by position", caption, table, traces, layout, 380, reason=reason)

@@ -30,16 +30,20 @@ HEADLINE_KEYS = {  # the figure behind a column of the printed table, for sortin
 }
 
 
+def title(summary: Mapping[str, Any]) -> str:
+    return f"{summary['name']} · {summary['run_id']}"
+
+
 def facts(summary: Mapping[str, Any]) -> str:
     """The console's header, and what the energy's status means."""
     lines = header_lines(summary)
     statuses = dict.fromkeys(figures["energy_status"] for figures in summary["systems"])
     lines += [f"energy: {status} ({OBTAINED[status]})" for status in statuses if status in OBTAINED]
-    items = []
-    for line in lines[1:] if lines else []:
+    items = [f"<li>{escape(lines[0].removeprefix(title(summary)).removeprefix(' · '))}</li>"]
+    for line in lines[1:]:
         head, colon, rest = line.partition(": ")
         items.append(f"<li><b>{escape(head)}</b>: {escape(rest)}</li>" if colon else f"<li>{escape(line)}</li>")
-    return "\n".join([f"<li>{escape(lines[0])}</li>", *items])
+    return "\n".join(items)
 
 
 def filter_boxes(systems: Sequence[Figures]) -> str:
@@ -108,7 +112,7 @@ def _link_rows(way: str, found: Mapping[str, Any], observed: Mapping[str, Any]) 
     seen = observed.get(way) or {}
     rows: list[list[Cell]] = []
     for key in dict.fromkeys([*declared, *applied, *seen]):
-        if key.endswith("_interval_pct"):
+        if key.endswith("_interval_pct") or (key == "distribution" and not declared.get("jitter_ms")):
             continue
         shown = _observed(seen.get(key), seen.get(key.removesuffix("_pct") + "_interval_pct"))
         if declared.get(key) or applied.get(key) or (shown and shown != "0"):
@@ -172,8 +176,8 @@ def samples(folder: RunFolder, systems: Sequence[Figures], requests: Sequence[Re
         if name in texts:
             same = [other for other in texts if other != name and texts[other] == texts[name]]
             alike = f" · same text as {', '.join(same)}" if same else ""
-            title = f"{name} · {'exact' if figures['exact'] else 'not exact'}{alike}"
-            parts.append(html.folded(title, html.preformatted(texts[name][:SAMPLE_CHARACTERS], "output")))
+            heading = f"{name} · {'exact' if figures['exact'] else 'not exact'}{alike}"
+            parts.append(html.folded(heading, html.preformatted(texts[name][:SAMPLE_CHARACTERS], "output")))
     return html.section("Sample outputs", parts)
 
 

@@ -52,7 +52,8 @@ def tokens_per_s(systems: Sequence[Figures], style: Style) -> Plot:
         caption += " Whiskers: 95 % bootstrap interval over requests."
     without = [figures for figures in shown if not figures["tokens_per_s_ci95"]]
     if without:
-        caption += f" No interval, for want of requests: {named(without)}."
+        whose = "" if len(without) == len(shown) else f": {named(without)}"
+        caption += f" No interval, for want of requests{whose}."
     if inexact:
         caption += f" Hatched, not the large model's output: {named(inexact)}."
     rows = [
@@ -113,7 +114,7 @@ def _latency(kind: str, values: dict[str, list[float]], systems: Sequence[Figure
                     "hovertemplate": "%{y} %{text}: %{x:.4g} ms<extra></extra>",
                     "line": {"color": colour, "width": 3},
                     "marker": {"color": colour, "size": [11, 9, 12], "symbol": ["circle", "diamond", "line-ns-open"],
-                               "line": {"color": colour, "width": 3}},
+                               "line": {"color": colour, "width": 3}, "opacity": 1},
                 }
             )  # fmt: skip
     counts = [len(mine) for mine in values.values() if mine]

@@ -75,8 +75,11 @@ def timeline_plot(run: RunData, offered: Mapping[str, Any]) -> Plot:
     ]
     table = Table(["system", "request", "ms", "rounds", *(f"mean {node} W" for node in NODES)], rows,
                   [str(row[0]) for row in rows])  # fmt: skip
+    used = {part for mine in offered["systems"].values() for request in mine for node in NODES
+            for part in request["spans"][node]}  # fmt: skip
+    parts = [part for part in PARTS if part in used]
     reason = "" if offered["systems"] else "no round was recorded"
-    return Plot("timeline", "Power and phases over time", caption, table, wide=True, reason=reason)
+    return Plot("timeline", "Power and phases over time", caption, table, wide=True, parts=parts, reason=reason)
 
 
 def pickers(offered: Mapping[str, Any]) -> str:

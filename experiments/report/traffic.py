@@ -23,6 +23,7 @@ def _one_way(way: str, systems: Sequence[Figures], style: Style) -> Plot:
     keys = {f"{count}_{way}_per_token": entry for count, entry in COUNTS.items()}
     shown = [figures for figures in systems if any(figures[key] for key in keys)]
     names = [figures["system"] for figures in shown]
+    counted = any(figures[f"link_bytes_{way}_per_token"] for figures in shown)
     traces: list[dict[str, Any]] = []
     for figures in shown:  # a line through a system's counts leads the eye along its row
         found = [figures[key] for key in keys if figures[key]]
@@ -45,22 +46,23 @@ def _one_way(way: str, systems: Sequence[Figures], style: Style) -> Plot:
                     "hovertemplate": f"%{{y}} · {label}: %{{x:.4s}}B per token<extra></extra>",
                 }
             )  # fmt: skip
-    caption = "Logarithmic. The formula counts the payload with 4-byte ids, the frames what we hand to the socket"
+    caption = "Logarithmic: diamond the paper's formula, circle our frames"
+    caption += ", bar the interface's counter" if counted else ""
+    caption += ". The formula counts the payload with 4-byte ids, the frames what we hand to the socket"
     caption += (
-        ", the interface everything that left it." if any(f[f"link_bytes_{way}_per_token"] for f in shown)
+        ", the interface everything that left it." if counted
         else ". No interface was counted: the nodes spoke over loopback, or no counter was read."
     )  # fmt: skip
     silent = [figures["system"] for figures in systems if not figures[f"bytes_{way}_per_token"]]
     if silent:
         caption += f" No frame went {way}: {', '.join(silent)}."
     layout = {
-        "xaxis": titled(f"bytes {way} per output token", type="log", exponentformat="SI", dtick=1),
+        "xaxis": titled(f"bytes {way} per output token", type="log", exponentformat="SI", minexponent=2, dtick=1),
         "yaxis": style.axis(shown),
-        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "itemsizing": "constant"},
-        "margin": {"t": 34},
+        "showlegend": False,
     }
     rows = [[figures["system"], *(figures[key] for key in keys)] for figures in systems]
     table = Table(["system", *(f"{label} B" for label, _ in keys.values())], rows,
                   [figures["system"] for figures in systems])  # fmt: skip
     reason = "" if shown else f"nothing went {way}"
-    return Plot(f"bytes-{way}", f"Bytes {way} per token", caption, table, traces, layout, 128, 26, reason=reason)
+    return Plot(f"bytes-{way}", f"Bytes {way} per token", caption, table, traces, layout, 96, 26, reason=reason)
