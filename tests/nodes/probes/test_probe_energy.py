@@ -183,3 +183,24 @@ def test_short_phases_at_100_hz_are_told_apart(seed):
     assert rows["draft", "r0"]["joules"] == pytest.approx(50 * 0.04 * 1.0, rel=0.02)
     assert rows["verify", "r0"]["joules"] == pytest.approx(50 * 0.04 * 9.0, rel=0.02)
     assert sum(row["joules"] for row in rows.values()) == pytest.approx(float(square_j(4.0)), abs=1e-9)
+
+
+def test_windows_outside_are_counted_and_what_is_above_idle():
+    rows = by_phase(
+        attribute(trace(lambda t: 4.0 * t), [*PHASES, (ns(1.9), ns(2.5), "draft", "dssd", "r2")], "edge", idle_w=1.0)
+    )
+    assert rows["draft", "r0"]["windows_outside"] == 0 and rows["draft", "r2"]["windows_outside"] == 1
+    assert rows["draft", "r2"]["joules"] == pytest.approx(0.4, rel=0.01)
+    assert rows["draft", "r0"]["joules_above_idle"] == pytest.approx(0.9, rel=0.01)
+    assert attribute(trace(lambda t: t), PHASES, "edge", span=(ns(5), ns(6))) == []
+
+
+def test_a_measured_counter_that_stands_still_is_suspected():
+    def stuck(t):
+        return 3.0 * min(t, 1.0)
+
+    samples = trace(stuck, seconds=3.0)
+    assert energy_between(samples, "edge", ns(0.2), ns(0.8)).flags == ()
+    assert "stands_still" in energy_between(samples, "edge", ns(0.5), ns(2.5)).flags
+    model = trace(stuck, seconds=3.0, status="modelled")  # a model of 0 W at rest may
+    assert energy_between(model, "edge", ns(0.5), ns(2.5)).flags == ()
