@@ -20,6 +20,7 @@ from nodes.probes import STATUSES
 from nodes.probes.sampler import Sample
 
 GAP_PERIODS = 5.0
+STILL_NS, STILL_STEPS = 1_000_000_000, 20.0
 IDLE, GAP = ("idle", "", ""), ("gap", "", "")   # rows of nobody
 
 Interval = tuple[int, int]                      # t0_ns, t1_ns
@@ -33,7 +34,8 @@ class EnergyResult:
     Flags: `no_samples` (nothing counts towards this node's energy), `outside` (a bound lies before the first
     or after the last sample), `gap` (a bound lies in a hole: no value), `spans_gap` (a hole inside: the sum
     stands, its course is unknown), `counter_reset` (a counter started again inside: what it lost is missing),
-    `below_resolution` (the window is shorter than the counter's step: average over many such windows).
+    `below_resolution` (the window is shorter than the counter's step: average over many such windows),
+    `stands_still` (a measured counter did not move for a second and twenty of its steps: is the sensor alive?).
     """
 
     joules: float | None
@@ -62,9 +64,15 @@ class Counter:
         self.gaps = sorted({*self.gaps, *self.resets})
         steps = np.flatnonzero(np.diff(self.joules) > 0) + 1
         self.step_ns = float(np.median(np.diff(self.t_ns[steps]))) if len(steps) > 1 else float(period_ns)
+        ends = np.unique(np.concatenate([[0], steps, [len(self.t_ns) - 1]]))
+        long = np.flatnonzero(np.diff(self.t_ns[ends]) > max(STILL_NS, STILL_STEPS * self.step_ns))
+        self.stills: list[Interval] = []
+        if self.status == "measured":
+            self.stills = [(int(self.t_ns[ends[i]]), int(self.t_ns[ends[i + 1]])) for i in long]
+            self.stills = [still for still in self.stills if still not in self.gaps]
         keep = np.arange(len(self.t_ns))
         if self.step_ns > 1.5 * period_ns:      # a staircase: between steps nothing is known but their sum
-            keep = np.unique(np.concatenate([[0], steps, [len(self.t_ns) - 1]]))
+            keep = ends
         self._at = (self.t_ns[keep] - self.t_ns[0]).astype(float)
         self._joules = self.joules[keep]
 
@@ -148,6 +156,8 @@ def _flags(counter: Counter, t0_ns: int, t1_ns: int) -> tuple[str, ...]:
         flags.append("spans_gap")
     if any(t0_ns <= a and b <= t1_ns for a, b in counter.resets):
         flags.append("counter_reset")
+    if any(a < t1_ns and t0_ns < b for a, b in counter.stills):
+        flags.append("stands_still")
     if t1_ns - t0_ns < counter.step_ns:
         flags.append("below_resolution")
     return tuple(flags)
@@ -185,13 +195,15 @@ def attribute(
     node: str,
     span: Interval | None = None,
     passive: Sequence[str] = ("wait",),
+    idle_w: float | None = None,
 ) -> list[dict[str, Any]]:
     """A node's joules by (phase, system, request_id); the time between phases is the row `idle`.
 
     Instants with several phases at once share their joules equally, except that a `passive` phase yields to
     any other. A hole in the samples with a phase bound inside becomes the row `gap`, whose joules belong to
     nobody in particular. The rows sum to what the node drew in `span` (by default all of the samples; clipped
-    to them).
+    to them, and `windows_outside` counts the windows of a row that this cut). With `idle_w`, the watts at rest,
+    `joules_above_idle` is what is left of `joules`.
     """
     mine = _of(samples, node)
     if not mine:
@@ -204,6 +216,8 @@ def attribute(
         t for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
         if t in (first, last) or not any(a < t < b for a, b in torn)
     )
+    if first >= last:
+        return []
     joules = np.diff(sum((c.at_edges(cuts) for c in mine), np.zeros(len(cuts))))
     owners = _owners(cuts, phases, torn, passive)
 
@@ -215,7 +229,8 @@ def attribute(
         rows.setdefault(key, {
             "node": node, "phase": key[0], "system": key[1], "request_id": key[2],
             "joules": 0.0, "seconds": 0.0,
-            "windows": 0, "windows_below_resolution": 0, "status": status, "source": source,
+            "windows": 0, "windows_below_resolution": 0, "windows_outside": 0,
+            "status": status, "source": source,
         })
     for i, keys in enumerate(owners):
         for key in keys:
@@ -225,6 +240,10 @@ def attribute(
         row = rows[phase[2:]]
         row["windows"] += 1
         row["windows_below_resolution"] += phase[1] - phase[0] < step_ns
+        row["windows_outside"] += phase[0] < first or phase[1] > last
+    if idle_w is not None:
+        for row in rows.values():
+            row["joules_above_idle"] = row["joules"] - idle_w * row["seconds"]
     return [row for key, row in rows.items() if key != GAP or row["seconds"] > 0]
 
 

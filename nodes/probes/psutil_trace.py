@@ -12,33 +12,9 @@ from pathlib import Path
 import psutil
 
 from nodes.probes import Channel, Finding, Probe, Reading
-from nodes.probes.cpu import CpuTimes, cpu_seconds, named_pids
+from nodes.probes.cpu import CpuTimes, ProcessFiles, named_pids
 
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SLOW_S = 1.0    # frequency and temperature cost the most and change the least
-
-
-class _Process:
-    """A process through descriptors that stay open: a third of psutil's cost on a cold cache."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.fds = [os.open(f"/proc/{pid}/{name}", os.O_RDONLY) for name in ("statm", "status")]
-
-    def values(self, label: str) -> list[tuple[str, float, str]]:
-        """Raises OSError when the process has ended."""
-        statm, status = (os.pread(fd, 8192, 0) for fd in self.fds)
-        _, voluntary, _, involuntary = status[status.index(b"\nvoluntary_ctxt") :].split()[:4]
-        return [
-            (f"{label}.cpu", cpu_seconds(self.pid), "s"),
-            (f"{label}.rss", int(statm.split()[1]) * PAGE_BYTES, "bytes"),
-            (f"{label}.switches_voluntary", int(voluntary), "count"),
-            (f"{label}.switches_involuntary", int(involuntary), "count"),
-        ]
-
-    def close(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
 
 
 class PsutilTrace(Probe):
@@ -55,11 +31,11 @@ class PsutilTrace(Probe):
         every_ms: float = 100.0,
     ) -> None:
         self.every_ms = every_ms
-        self.processes: dict[str, _Process] = {}
+        self.processes: dict[str, ProcessFiles] = {}
         self.gone: list[str] = []
         for label, pid in {"self": os.getpid(), **named_pids(pids)}.items():
             try:
-                self.processes[label] = _Process(pid)
+                self.processes[label] = ProcessFiles(pid)
             except OSError:
                 self.gone.append(label)
         self.cpu_times = CpuTimes()
