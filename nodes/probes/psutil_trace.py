@@ -29,7 +29,9 @@ class PsutilTrace(Probe):
         pids: Mapping[str, int] | Sequence[int] = (),
         net_pid: int | None = None,
         every_ms: float = 100.0,
+        root: str | Path = "/sys",
     ) -> None:
+        self.throttles = Path(root, "devices/system/cpu/cpu0/thermal_throttle/package_throttle_count")
         self.every_ms = every_ms
         self.processes: dict[str, ProcessFiles] = {}
         self.gone: list[str] = []
@@ -84,6 +86,8 @@ class PsutilTrace(Probe):
         frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
         if frequency and frequency.current:
             values.append(("cpu.frequency", frequency.current * 1e6, "hz"))
+        if self.throttles.exists():
+            values.append(("cpu.throttles", int(self.throttles.read_text()), "count"))
         sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
         for chip, temperatures in sensors.items():
             for index, sensor in enumerate(temperatures):

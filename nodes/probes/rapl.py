@@ -97,9 +97,9 @@ class Rapl(Probe):
             domain.file.close()
         self.domains = []
 
-    def _open_all(self) -> tuple[list[str], list[str]]:
-        """Fills `domains`, mmio doubles after the zones they repeat; returns what was denied, and notes."""
-        denied, notes = [], []
+    def _open_all(self) -> tuple[bool, list[str]]:
+        """Fills `domains`, mmio doubles after the zones they repeat; returns whether any was denied, and notes."""
+        denied, notes = False, list[str]()
         for path in sorted(self.root.glob("intel-rapl*:*/energy_uj"), key=lambda p: ("mmio" in str(p), p)):
             zone = path.parent
             try:
@@ -108,10 +108,8 @@ class Rapl(Probe):
                 file = path.open("rb", buffering=0)
                 raw_uj = int(os.pread(file.fileno(), 32, 0))
                 domain = Domain(self._label(zone), file, range_uj, raw_uj, time.monotonic())
-            except PermissionError:
-                denied.append(zone.name)
-                notes.append(f"{zone.name} is for root only")
             except (OSError, ValueError) as error:
+                denied |= isinstance(error, PermissionError)
                 notes.append(f"{zone.name} cannot be read: {error}")
             else:
                 twin = next((other.label for other in self.domains if domain.repeats(other)), None)

@@ -77,6 +77,16 @@ def test_trace_agrees_with_psutil():
     probe.close()
 
 
+def test_throttling_is_counted_where_the_processor_does(tmp_path):
+    folder = tmp_path / "devices/system/cpu/cpu0/thermal_throttle"
+    folder.mkdir(parents=True)
+    (folder / "package_throttle_count").write_text("12\n")
+    probe = make_probe("psutil_trace", root=tmp_path)
+    probe.trial()
+    assert {reading.channel: reading.value for reading in probe.read()}["cpu.throttles"] == 12
+    probe.close()
+
+
 def test_a_process_that_ends_stops_its_channels():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     probe = make_probe("psutil_trace", pids={"child": child.pid})
