@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,8 @@ def why_not(backend: Literal["netns", "uml"], shaped: bool = True) -> str | None
         return f"namespaces cannot be made here ({error.said}): run outside the container, or privileged"
     if backend == "netns":
         return why_no_netem() if shaped else None
+    if platform.machine() not in ("x86_64", "i686"):
+        return f"user-mode Linux is for x86, not {platform.machine()}: install a kernel with sch_netem"
     if not Path("/dev/net/tun").exists():
         return "/dev/net/tun is missing: modprobe tun"
     try:

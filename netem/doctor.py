@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from netem.apply import execute
 from netem.backend import available_congestion, choose_backend, why_no_netem, why_not
 from netem.errors import BackendError, CommandError
-from netem.initramfs import INSTALL, find_tool
+from netem.initramfs import find_tool, guest_version
 from netem.journal import journals, leftovers
 from netem.spec import LinkSpec
 
@@ -23,7 +22,7 @@ def diagnose() -> list[dict[str, Any]]:
         _finding("namespaces and taps", why_not("netns", shaped=False), "can be made"),
         _finding("netem in this kernel", why_no_netem(), "sch_netem answers"),
         _tun(),
-        _finding("user-mode Linux router", why_not("uml"), _uml_version()),
+        _finding("user-mode Linux router", why_not("uml"), f"kernel {guest_version()}"),
         _congestion(),
         _seed(),
         _leftovers(),
@@ -87,13 +86,6 @@ def _choice() -> dict[str, Any]:
         "uml": "this kernel has no netem, a user-mode Linux router does",
     }
     return {"name": name, "ok": True, "detail": f"{backend}: {why[backend]}", "remedy": ""}
-
-
-def _uml_version() -> str:
-    kernel = find_tool("linux.uml")
-    if kernel is None:
-        return INSTALL
-    return "kernel " + subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version_of(tool: str) -> str:

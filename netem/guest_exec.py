@@ -1,6 +1,6 @@
 """Becomes the given command, prepared for a user-mode Linux guest. Run as a script, standard library only.
 
-    python -I -S guest_exec.py COMMAND...
+    python -I -S guest_exec.py [--sse-only] COMMAND...
 
 * Dies with its parent: should the lab's owner be killed, no guest goes on forwarding.
 * Runs at real-time priority where allowed, else at nice -10. On a machine busy with models this decides
@@ -9,10 +9,9 @@
   cannot lock the machine up.
 * Its address space is not randomised. With it, one boot in five failed, at the guest's first fork or first
   process; without, none in a hundred.
-* On processors with AMX the guest is denied the extended register state. User-mode Linux 6.1 keeps 2,696
-  bytes for it, AMX makes it 11,008, and the host then refuses to load it back: the guest dies at its first
-  process. With the question itself refused (EINVAL, by a seccomp filter) it falls back to the SSE
-  registers, and its programs are told by GLIBC_TUNABLES (see uml.py) not to use more.
+* With --sse-only it is denied the extended register state, for old guests on processors with AMX. User-mode Linux
+  before 6.13 keeps 2,696 bytes for it, AMX makes it 11,008, and the host then refuses to load it back: the guest dies
+  at its first process. With the question itself refused (EINVAL, by a seccomp filter) it falls back to the SSE ones.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import signal
 import struct
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
@@ -41,11 +39,6 @@ def run_ahead_of_others() -> None:
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(REALTIME_PRIORITY))
-
-
-def host_has_amx() -> bool:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return any("amx_tile" in line.split() for line in lines if line.startswith("flags"))
 
 
 def refuse_extended_registers(libc: ctypes.CDLL) -> None:
@@ -73,7 +66,8 @@ def main(argv: list[str]) -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     run_ahead_of_others()
     libc.personality(ADDR_NO_RANDOMIZE)
-    if host_has_amx():
+    if argv[0] == "--sse-only":
+        argv = argv[1:]
         refuse_extended_registers(libc)
     os.execvp(argv[0], argv)
 

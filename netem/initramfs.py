@@ -36,6 +36,14 @@ def find_tool(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def guest_version() -> str:
+    """Of the installed user-mode Linux, such as '6.1.176'; '' without one."""
+    kernel = find_tool("linux.uml")
+    if kernel is None:
+        return ""
+    return subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+
+
 def inputs() -> dict[str, Path]:
     """Path in the guest -> file of this machine. Raises BackendError naming what is missing."""
     kernel, busybox = find_tool("linux.uml"), find_tool("busybox")
@@ -45,7 +53,7 @@ def inputs() -> dict[str, Path]:
         raise BackendError(f"the user-mode Linux router needs {', '.join(missing)}: {INSTALL}")
     if _libraries(busybox):
         raise BackendError(f"{busybox} is not static, the guest cannot start it: apt install busybox-static")
-    version = subprocess.run([kernel, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    version = guest_version()
     files = {"bin/busybox": busybox}
     for name in MODULES:
         found = sorted(Path(f"/usr/lib/uml/modules/{version}").rglob(f"{name}.ko"))

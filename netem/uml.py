@@ -19,31 +19,37 @@ from pathlib import Path
 
 from netem.apply import COMMAND_TIMEOUT_S
 from netem.errors import CommandError, LinkError
-from netem.initramfs import DONE, READY, TOOLS, find_tool, initramfs
+from netem.initramfs import DONE, READY, TOOLS, find_tool, guest_version, initramfs
 from netem.plan import LabNames, mac
 
 BOOT_TIMEOUT_S = 60.0
 ALIVE_EVERY_S = 0.2
 MEMORY = "256M"  # room for a long link full of packets; only what is used is taken
 LAUNCHER = Path(__file__).with_name("guest_exec.py")
-# The guest's programs must not use registers that the guest may not save: see guest_exec.py. SSE2 is always
-# there.
-SSE_ONLY = "GLIBC_TUNABLES=glibc.cpu.hwcaps=" + ",".join(
-    f"-{name}"
-    for name in (
-        "AVX",
-        "AVX2",
-        "AVX512F",
-        "AVX512VL",
-        "AVX512BW",
-        "AVX512DQ",
-        "AVX512CD",
-        "AVX_Fast_Unaligned_Load",
-        "AVX2_Usable",
-        "XSAVE",
-        "XSAVEC",
-    )
-)
+# Old guests on processors with AMX save only the SSE registers (see guest_exec.py), so their programs must use no more.
+BEYOND_SSE = "AVX AVX2 AVX512F AVX512VL AVX512BW AVX512DQ AVX512CD AVX_Fast_Unaligned_Load AVX2_Usable XSAVE XSAVEC"
+SSE_ONLY = "GLIBC_TUNABLES=glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in BEYOND_SSE.split())
+SAVES_ALL_REGISTERS = (6, 13)
+
+
+def guest_command(arguments: Sequence[str], enter: Sequence[str] = ()) -> list[str]:
+    """The command that starts a guest with these arguments, by way of guest_exec.py and, in there, of `enter`."""
+    words = guest_version().split(".")
+    sse_only = (int(words[0]), int(words[1])) < SAVES_ALL_REGISTERS and host_has_amx()
+    return [
+        *(sys.executable, "-I", "-S", str(LAUNCHER)),
+        *(["--sse-only"] if sse_only else []),
+        *enter,
+        str(find_tool("linux.uml")),
+        *arguments,
+        *([SSE_ONLY] if sse_only else []),
+        *("quiet", "loglevel=0", "panic=-1"),
+    ]
+
+
+def host_has_amx() -> bool:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return any("amx_tile" in line.split() for line in lines if line.startswith("flags"))
 
 
 class UmlRouter:
@@ -59,23 +65,10 @@ class UmlRouter:
             f"vec{index}:transport=tap,ifname=to_{end},depth=128,gro=0,mac={mac('router', end)}"  # type: ignore[arg-type]
             for index, end in enumerate(("device", "edge"))
         ]
-        guest = [
-            str(find_tool("linux.uml")),
-            f"mem={MEMORY}",
-            f"initrd={initramfs()}",
-            f"uml_dir={folder}",
-            "umid=uml",
-            "con=null",
-            "con0=fd:0,fd:1",
-            *vectors,
-            SSE_ONLY,
-            "quiet",
-            "loglevel=0",
-            "panic=-1",
-        ]
-        enter = ["nsenter", f"--net=/run/netns/{names.namespace('router')}", "--"]
+        arguments = [f"mem={MEMORY}", f"initrd={initramfs()}", f"uml_dir={folder}", "umid=uml"]
+        arguments += ["con=null", "con0=fd:0,fd:1", *vectors]
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(LAUNCHER), *enter, *guest],
+            guest_command(arguments, enter=["nsenter", f"--net=/run/netns/{names.namespace('router')}", "--"]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

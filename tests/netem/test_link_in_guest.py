@@ -13,8 +13,7 @@ import pytest
 from conftest import need
 
 from netem.backend import why_no_netem
-from netem.initramfs import find_tool
-from netem.uml import LAUNCHER, SSE_ONLY
+from netem.uml import guest_command
 
 PROJECT = Path(__file__).parents[2]
 TESTS = (
@@ -46,18 +45,9 @@ def test_netns_backend_inside_a_guest(tmp_path: Path) -> None:
     init = tmp_path / "init"
     init.write_text(INIT)
     init.chmod(0o755)
-    guest = [
-        str(find_tool("linux.uml")),
-        "mem=1G",
-        "root=/dev/root",
-        "rootfstype=hostfs",
-        "ro",
-        f"init={init}",
-        "con=null",
-    ]
-    guest += ["con0=null,fd:1", f"uml_dir={tmp_path}/uml", "umid=tests", SSE_ONLY, "quiet", "loglevel=1", "panic=-1"]
+    arguments = ["mem=1G", "root=/dev/root", "rootfstype=hostfs", "ro", f"init={init}", "con=null", "con0=null,fd:1"]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(LAUNCHER), *guest],
+        guest_command([*arguments, f"uml_dir={tmp_path}/uml", "umid=tests"]),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
