@@ -22,6 +22,7 @@ from nodes.engine.paced import PacedEngine
 from nodes.engine.profiles import Pace
 from nodes.engine.toy import ToyEngine
 from nodes.methods import method_class
+from nodes.policies.stop import make_stop
 from nodes.records import RecordWriter, RequestRecord, RoundRecord
 from nodes.runspec import NodeSpec, Prompt, RunSpec, Timing
 from nodes.sampling import Sampling
@@ -146,6 +147,12 @@ def composed(method: str, **parts) -> System:
     return msgspec.convert({"title": name, "name": name, "method": method, **parts}, System).check()
 
 
+def steady(name: str) -> System:
+    """The system, drafting a fixed length if it would adapt to the clock: runs of it can be compared token for token."""
+    system = load_system(name)
+    return msgspec.structs.replace(system, stop="fixed") if make_stop(system.stop).adapts else system
+
+
 def methods_with_edge(names: Sequence[str]) -> list[str]:
     return [name for name in names if method_class(name).edge]
 
@@ -166,8 +173,7 @@ def joint_law(setup: Setup, prompt: Sequence[int]) -> dict[tuple[int, int], floa
 
 
 def p_value(pairs: Sequence[tuple[int, int]], law: dict[tuple[int, int], float]) -> float:
-    """Chi-square of observed pairs against the law; cells expecting under 5 are pooled. 0 for a pair the law rules
-    out."""
+    """Chi-square of observed pairs against the law; cells expecting under 5 are pooled. 0 for a pair it rules out."""
     if any(pair not in law for pair in pairs):
         return 0.0
     expected = np.array(list(law.values()))

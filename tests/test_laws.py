@@ -16,6 +16,7 @@ from harness import (
     p_value,
     play,
     read_back,
+    steady,
     target_row,
     toy_edge,
 )
@@ -26,6 +27,7 @@ from nodes.drafting import Drafter
 from nodes.methods import Score, method_class, method_names
 from nodes.methods.dsd import DSD
 from nodes.methods.dssd import DSSD, Down
+from nodes.policies.stop import stop_names
 from nodes.runspec import conversation_id
 from nodes.sampling import Coins, Sampling, accepted_prefix, race, sample
 from nodes.schedules import schedule_names
@@ -87,8 +89,9 @@ def test_processed_distribution_is_what_is_kept(sampling, tmp_path):
     assert law_of("dssd_sampled", tmp_path, sampling) > REJECT
 
 
-def test_confidence_stop_keeps_the_law(tmp_path):
-    stop = {"policy": "confidence", "threshold": 0.2, "max_length": 6}
+@pytest.mark.parametrize("policy", stop_names())
+def test_stop_policy_keeps_the_law(policy, tmp_path):
+    stop = {"policy": policy, **({"threshold": 0.2, "max_length": 6} if policy == "confidence" else {})}
     assert law_of(composed("dssd", stop=stop), tmp_path) > REJECT
 
 
@@ -109,7 +112,7 @@ def target_only(setup, draw):
 
 @pytest.mark.parametrize("system", [name for name in system_names() if load_system(name).exact])
 def test_greedy_is_the_targets_greedy(system, tmp_path):
-    setup = Setup([system], sampling=Sampling(temperature=0), requests=12, prompts=["t1", "t2 t3", "t4 t5 t6"])
+    setup = Setup([steady(system)], sampling=Sampling(temperature=0), requests=12, prompts=["t1", "t2 t3", "t4 t5 t6"])
     assert play(setup, tmp_path).tokens(system) == target_only(setup, lambda row, coins, at: int(row.argmax()))
 
 
@@ -155,7 +158,7 @@ def test_every_schedule_settles_the_same_tokens(method, tmp_path):
 
 @pytest.mark.parametrize("system", [name for name in system_names() if load_system(name).exact])
 def test_sessions_in_one_forward_do_not_meet(system, tmp_path):
-    setup = Setup([system], requests=6, batch={"policy": "size", "size": 3, "max_wait_ms": 20})
+    setup = Setup([steady(system)], requests=6, batch={"policy": "size", "size": 3, "max_wait_ms": 20})
     alone = play(setup, tmp_path / "alone").tokens(system)
     folders = [tmp_path / f"device{i}" for i in range(3)]
     with toy_edge(setup) as edge:
@@ -178,7 +181,7 @@ def test_sessions_in_one_forward_do_not_meet(system, tmp_path):
 
 @pytest.mark.parametrize("system", [name for name in system_names() if load_system(name).exact])
 def test_lost_and_doubled_messages_change_no_token(system, tmp_path):
-    setup = Setup([system], requests=4, retry_after_s=0.05)
+    setup = Setup([steady(system)], requests=4, retry_after_s=0.05)
     calm = play(setup, tmp_path / "calm").tokens(system)
     losses = Faults(drop_probability=0.15, duplicate_every=3, seed=1), Faults(drop_probability=0.15, seed=2)
     rough = play(setup, tmp_path / "rough", *losses)
@@ -188,7 +191,7 @@ def test_lost_and_doubled_messages_change_no_token(system, tmp_path):
 
 @pytest.mark.parametrize("system", [name for name in system_names() if load_system(name).exact])
 def test_a_restarted_edge_changes_no_token(system, tmp_path):
-    setup = Setup([system], requests=3, max_new_tokens=40, retry_after_s=0.05, forward_ms=2)
+    setup = Setup([steady(system)], requests=3, max_new_tokens=40, retry_after_s=0.05, forward_ms=2)
     calm = play(setup, tmp_path / "calm").tokens(system)
     with toy_edge(setup) as edge:
         device = device_on(setup, edge, tmp_path / "rough")

@@ -21,7 +21,8 @@ from experiments.store import RunFolder, create_run
 from netem.journal import leftovers
 
 DSSD = [sys.executable, "-m", "experiments.cli"]
-EXACT = "edge_ar colocated_sd dsd dsd_sparse dssd dssd_sampled coupled token_match dssd_lookahead".split()
+EXACT = ["edge_ar", "colocated_sd", "dsd", "dsd_sparse", "dssd", "dssd_sampled", "coupled", "token_match"]
+EXACT += ["dssd_lookahead"]
 
 
 def configure(folder: Path, **keys) -> Path:
@@ -147,7 +148,7 @@ BAD = [
     ({"engine": None, "models": {"draft": "hf:/nowhere", "target": "hf:/nowhere"}}, "/nowhere", ""),
     ({"engine": None, "pace": "h9000"}, "h9000", "opt-125m"),
     ({"sampling": {"temperature": -1}}, "temperature", ""),
-    ({"edge": {"engine": {"engine": "toy", "vocab_size": 64}}, "device": {"engine": "toy"}, "engine": None}, "64", "32"),
+    ({"engine": None, "device": {"engine": "toy"}, "edge": {"engine": {"engine": "toy", "vocab_size": 64}}}, "64", ""),
 ]
 
 
@@ -201,16 +202,16 @@ def test_a_stranger_is_refused_by_name(edge_by_hand, tmp_path):
 
 def test_a_port_in_use_is_named(edge_by_hand, tmp_path):
     config, endpoint = edge_by_hand
-    second = by_hand("edge", config, tmp_path / "second" if (tmp_path / "second").mkdir() else tmp_path / "second",
-                     "--bind", endpoint, "--keys", str(tmp_path / "keys"))  # fmt: skip
+    (tmp_path / "second").mkdir()
+    second = by_hand("edge", config, tmp_path / "second", "--bind", endpoint, "--keys", str(tmp_path / "keys"))
     _, said = second.communicate(timeout=60)
     assert second.returncode != 0 and endpoint in said and "Traceback" not in said
 
 
 def test_a_device_with_another_configuration_is_refused_with_both_values(edge_by_hand, tmp_path):
     config, endpoint = edge_by_hand
-    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"),
-                     "--set", "sampling.top_k=7", "--set", "systems=[{system: dssd, stop: {policy: fixed, length: 6}}]")  # fmt: skip
+    other = ["--set", "sampling.top_k=7", "--set", "systems=[{system: dssd, stop: {length: 6}}]"]
+    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"), *other)
     _, said = device.communicate(timeout=60)
     assert device.returncode != 0
     assert "sampling.top_k: device 7, edge 0" in said and "length" in said, said

@@ -73,7 +73,9 @@ def test_residual_of_equal_rows_is_the_row():
     assert residual(ROW, ROW) is ROW
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2), Sampling(top_p=0.6), Sampling(temperature=0.3)], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(top_k=2), Sampling(top_p=0.6), Sampling(temperature=0.3)], ids=str
+)
 def test_process_gives_distributions(sampling):
     logits = np.random.default_rng(0).normal(size=(50, 40))
     rows = process(logits, sampling)
