@@ -9,7 +9,7 @@ from experiments.report.palette import PARTS
 from experiments.report.phases import spans_of
 from experiments.report.plot import SYSTEM_LEGEND, Figures, Plot, Style, Table, titled
 from nodes.probes.energy import Counter, attribute
-from nodes.records import RoundRecord
+from nodes.records import RequestRecord, RoundRecord
 
 NODES = ("device", "edge")
 OBTAINED = {  # what an energy status means
@@ -72,20 +72,21 @@ def why_not(systems: Sequence[Figures]) -> str:
 
 
 def joules_by_phase(
-    rounds: Mapping[str, Sequence[RoundRecord]], counted: Sequence[Counter], one_clock: bool
+    requests: Sequence[RequestRecord],
+    rounds: Mapping[str, Sequence[RoundRecord]],
+    counted: Sequence[Counter],
+    one_clock: bool,
 ) -> dict[str, dict[tuple[str, str], float]]:
-    """By system: joules of (node, phase) over the requests whose rounds these are. A node that did nothing for a
+    """By system: joules of (node, phase) from the requests' starts to their ends. A node that did nothing for a
     request while it lasted was idle for it."""
     joules: dict[str, dict[tuple[str, str], float]] = {}
     for node in NODES if one_clock else NODES[:1]:
         phases: list[tuple[int, int, str, str, str]] = []
-        for request_id, its_rounds in rounds.items():
-            if not its_rounds:
-                continue
-            system = its_rounds[0].system
-            phases += [(s.t0_ns, s.t1_ns, s.part, system, request_id) for s in spans_of(its_rounds, one_clock)
-                       if s.node == node]  # fmt: skip
-            phases.append((its_rounds[0].start_ns, its_rounds[-1].end_ns, "idle", system, request_id))
+        for request in requests:
+            whose = request.system, request.request_id
+            spans = spans_of(rounds[request.request_id], one_clock)
+            phases += [(span.t0_ns, span.t1_ns, span.part, *whose) for span in spans if span.node == node]
+            phases.append((request.start_ns, request.end_ns, "idle", *whose))
         for row in attribute(counted, phases, node, passive=("idle",)):
             if row["system"]:
                 mine = joules.setdefault(row["system"], {})

@@ -54,7 +54,8 @@ def figure(plot: Plot, controls: str = "") -> str:
         drawing = f'<p class="absent">Not shown: {escape(plot.reason)}.</p>'
     else:
         drawing = (
-            f'{controls}{legend(plot.parts)}\n<div id="plot-{plot.id}" role="img" aria-label="{escape(plot.title)}"></div>'
+            f"{controls}{legend(plot.parts)}\n"
+            f'<div id="plot-{plot.id}" role="img" aria-label="{escape(plot.title)}"></div>'
             f"<figcaption>{escape(plot.caption)}</figcaption>"
         )
     return (

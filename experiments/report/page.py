@@ -86,7 +86,7 @@ def _grid(plots: Sequence[Plot]) -> str:
 
 
 def _energy(run: RunData) -> list[Plot]:
-    joules = joules_by_phase(run.rounds, run.power, run.one_clock) if run.power else {}
+    joules = joules_by_phase(run.requests, run.rounds, run.power, run.one_clock) if run.power else {}
     return [energy_delay(run.systems, run.style), energy_by_phase(run.systems, joules, run.style)]
 
 

@@ -41,7 +41,7 @@ SYMBOLS = (  # plotly's name, matplotlib's
 PARTS = {  # of a round, in the order of time: label, light, dark
     "draft": ("draft", "#4477aa", "#6c9bd2"),
     "encode": ("encode", "#7cc4e0", "#a9dcf0"),
-    "network": ("network, both ways", "#dd7a3a", "#f0965c"),
+    "network": ("network", "#dd7a3a", "#f0965c"),
     "network_up": ("network up", "#dd7a3a", "#f0965c"),
     "queue": ("queue", "#9a9a9a", "#8d949e"),
     "verify": ("verify", "#228833", "#4cb863"),

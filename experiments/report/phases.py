@@ -47,16 +47,7 @@ def spans_of(rounds: Iterable[RoundRecord], one_clock: bool) -> Iterator[Span]:
 
 
 def _device_spans(record: RoundRecord, one_clock: bool) -> Iterator[Span]:
-    up_ms, down_ms = _ways_ms(record, one_clock)
-    both = "network" if not up_ms and not one_clock else "network_down"
-    parts = (
-        ("draft", record.draft_ms),
-        ("encode", record.encode_ms),
-        ("network_up", up_ms),
-        ("edge", record.edge_ms),
-        (both, down_ms),
-        ("resolve", record.resolve_ms),
-    )
+    parts = _streamed_ms(record) if record.received_ns and not record.sent_ns else _exchanged_ms(record, one_clock)
     t_ns = float(record.start_ns)
     for part, ms in parts:
         if ms > 0:
@@ -66,15 +57,30 @@ def _device_spans(record: RoundRecord, one_clock: bool) -> Iterator[Span]:
         yield Span("device", "lookahead", record.sent_ns, record.sent_ns + round(record.lookahead_ms * 1e6), record)
 
 
-def _ways_ms(record: RoundRecord, one_clock: bool) -> tuple[float, float]:
-    """Network time before and after the edge's residence. Of a streamed reply only the way down is the network's."""
+def _exchanged_ms(record: RoundRecord, one_clock: bool) -> list[tuple[str, float]]:
     network_ms = max(record.network_ms, 0.0)
-    if not record.sent_ns:
-        return 0.0, network_ms
-    if record.legs > 1 or not one_clock:
-        return network_ms / 2, network_ms / 2
     up_ms = min(max((record.edge_arrived_ns - record.sent_ns) / 1e6, 0.0), network_ms)
-    return up_ms, network_ms - up_ms
+    if record.legs > 1 or not one_clock:
+        up_ms = network_ms / 2
+    return [
+        ("draft", record.draft_ms),
+        ("encode", record.encode_ms),
+        ("network_up", up_ms),
+        ("edge", record.roundtrip_ms - network_ms),
+        ("network_down", network_ms - up_ms),
+        ("resolve", record.resolve_ms),
+    ]
+
+
+def _streamed_ms(record: RoundRecord) -> list[tuple[str, float]]:
+    """Of a further reply of a stream, which may have come in while the one before was being settled."""
+    waited_ms = min(max(record.received_ns, record.start_ns), record.end_ns) / 1e6 - record.start_ns / 1e6
+    network_ms = min(max(record.network_ms, 0.0), waited_ms)
+    return [
+        ("edge", waited_ms - network_ms),
+        ("network_down", network_ms),
+        ("resolve", (record.end_ns - record.start_ns) / 1e6 - waited_ms),
+    ]
 
 
 def _edge_spans(record: RoundRecord, one_clock: bool, streamed_ns: dict[str, int]) -> Iterator[Span]:

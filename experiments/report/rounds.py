@@ -31,7 +31,8 @@ def round_parts(systems: Sequence[Figures], style: Style) -> Plot:
     ]  # fmt: skip
     one_way = "network_up" in parts
     caption = "Mean over all counted rounds; the parts add up to the round. " + (
-        "Both nodes read one clock, so each way of the network is a measured one-way time."
+        "Both nodes read one clock, so each way of the network is a measured one-way time; rounds of several "
+        "legs, where there are any, are divided likewise."
         if one_way
         else "The nodes' clocks are not the same, so the network is one block: round trip less the edge's residence."
     )

@@ -1,0 +1,85 @@
+"""A run's folder as the report finds it: records of a real toy run in this process, power traces made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from harness import Setup, play
+
+from experiments.store import RunFolder
+from experiments.summary import summarise_run
+
+SYSTEMS = ("device_ar", "edge_ar", "colocated_sd", "dssd", "dssd_sampled", "dssd_lookahead")
+WATTS = {"device": 5.0, "edge": 80.0}
+SAMPLING_MS = 1.0
+SHAPED = {
+    "backend": "netns",
+    "declared": {"profile": "lte", "up": {"rate_mbps": 10.0, "delay_ms": 25.0}, "down": {"delay_ms": 25.0}},
+    "applied": {"up": {"rate_mbps": 10.0, "delay_ms": 25.0}, "down": {"delay_ms": 25.0}},
+    "check": {
+        "observed": {
+            "rtt_ms": {"median": 50.4, "min": 50.1, "p95": 51.0, "probes": 140},
+            "up": {"loss_pct": 0.0, "loss_interval_pct": [0.0, 0.53], "rate_mbps": 9.98},
+        },
+        "problems": [],
+        "skipped": ["rate down: none declared"],
+    },
+}
+
+
+def toy_run(
+    path: Path,
+    systems: Sequence[str] = SYSTEMS,
+    power: bool = True,
+    boots: tuple[str, str] = ("one boot", "one boot"),
+    **setup: Any,
+) -> RunFolder:
+    """`boots` are the device's and the edge's: where they differ, their clocks do not compare."""
+    toy = Setup(systems, requests=setup.pop("requests", 3), forward_ms=1.0, **setup)
+    play(toy, path)
+    (path / "config.yaml").write_text(yaml.safe_dump({"name": "toy", "systems": list(systems)}), encoding="utf-8")
+    (path / "run.json").write_bytes(msgspec.json.encode(toy.spec()))
+    (path / "manifest.json").write_text(json.dumps({"name": "toy", "status": "complete", "events": []}))
+    (path / "link.json").write_text(json.dumps(SHAPED))
+    folder = RunFolder(path)
+    requests = folder.requests().records
+    span_ns = min(r.start_ns for r in requests), max(r.end_ns for r in requests)
+    for node, boot_id in zip(("device", "edge"), boots):
+        write_power(path, node, boot_id, *span_ns, power)
+    return folder
+
+
+def write_power(path: Path, node: str, boot_id: str, t0_ns: int, t1_ns: int, counted: bool) -> None:
+    """A trace of constant watts over the run, in the sampler's own form; not counted: a node without any source."""
+    reason = "best status is modelled: node by paced_model" if counted else "no <usable> energy probe"
+    source = {"probes": ["paced_model"] if counted else [], "status": "modelled" if counted else "unsupported"}
+    header = {
+        "node": node,
+        "interval_ms": SAMPLING_MS,
+        "clock": {"boot_id": boot_id},
+        "probes": ["paced_model"],
+        "columns": [[["node", "j", "modelled", counted]]],
+        "energy_source": {**source, "reason": reason},
+    }
+    step_ns = int(SAMPLING_MS * 1e6)
+    times = range(t0_ns - 5 * step_ns, t1_ns + 6 * step_ns, step_ns)
+    lines = [{"header": header}]
+    lines += [{"p": 0, "t": t, "d": 0, "v": [WATTS[node] * (t - times[0]) / 1e9]} for t in times]
+    (path / f"power.{node}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Change every record of a JSONL file."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        change(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def summary_of(folder: RunFolder) -> dict[str, Any]:
+    return summarise_run(folder)
