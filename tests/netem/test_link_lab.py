@@ -64,11 +64,11 @@ def test_what_a_change_takes_away_is_gone(lab: Lab) -> None:
 
 
 def test_change_keeps_packets_in_flight(lab: Lab) -> None:
-    lab.change(LinkSpec(backend=lab.backend, up={"delay_ms": 600}))
+    lab.change(LinkSpec(backend=lab.backend, up={"delay_ms": 2000}))
     with check._answerer(lab.edge) as (port, finish):
         sender = subprocess.Popen(check._command(lab.device, ["stream", lab.edge.address, port, 20, 50]))
         assert sender.wait(timeout=30) == 0
-        lab.change(LinkSpec(backend=lab.backend, up={"delay_ms": 700}))
+        lab.change(LinkSpec(backend=lab.backend, up={"delay_ms": 2100}))
         assert lab.exec_counters()["up"]["qlen"] > 0, "they should still be under way"
         while lab.exec_counters()["up"]["qlen"]:
             pass
