@@ -218,6 +218,29 @@ def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = Fa
             raise typer.Exit(1)
 
 
+LabName = Annotated[str, typer.Option("--name", help="Of the lab.")]
+
+
+@netem_app.command("up")
+def netem_up(config: ConfigPath, name: LabName = "lab", overrides: Overrides = None, json: Json = False) -> None:
+    """Build a configuration's link and keep it until `dssd netem down`."""
+    with _plain_errors():
+        from experiments.schema import load_config
+        from netem.keeper import up
+
+        state = up(load_config(config, overrides or []).link, name)
+        _answer(state, json, lambda found: print(jsonlib.dumps(found, indent=1)))
+
+
+@netem_app.command("down")
+def netem_down(name: LabName = "lab") -> None:
+    """Take a kept link down."""
+    with _plain_errors():
+        from netem.keeper import down
+
+        down(name)
+
+
 @probes_app.command("list")
 def probes_list(json: Json = False) -> None:
     """Every probe: what a trial read found here, and the remedy where there is one."""
