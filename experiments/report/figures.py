@@ -24,7 +24,7 @@ RC: Any = {
     "legend.fontsize": 6, "legend.frameon": False, "legend.handlelength": 1.2, "legend.columnspacing": 1.0,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#e3e6ea", "grid.linewidth": 0.5, "hatch.linewidth": 0.6,
-    "lines.linewidth": 1.0, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "figure.constrained_layout.use": True,
+    "lines.linewidth": 1.0, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "dssd",  # editable text; the same file every time
 }  # fmt: skip
 METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -46,11 +46,11 @@ def write_figures(folder: RunFolder, summary: Mapping[str, Any]) -> list[Path]:
     written = []
     with mpl.rc_context(RC):
         for name, (height_in, draw) in _figures(run).items():
-            figure = Blank(figsize=(COLUMN_IN, height_in))
+            figure = Blank(figsize=(COLUMN_IN, height_in), layout="constrained")
             FigureCanvasAgg(figure)
             draw(figure)
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out once for both kinds
+            figure.set_layout_engine(None)  # laid out once, for both kinds
             for kind, metadata in METADATA.items():
                 path = target / f"{name}.{kind}"
                 figure.savefig(path, metadata=metadata)
@@ -66,7 +66,7 @@ def _figures(run: RunData) -> dict[str, tuple[float, Callable[[Figure], None]]]:
     found: dict[str, tuple[bool, float, Callable[[Figure], None]]] = {
         "tokens_per_s": (any(f["tokens_per_s"] for f in run.systems), rows_in, partial(_speed, run)),
         "round_parts": (any(f["parts_ms"] for f in run.systems), rows_in + 0.35, partial(_parts, run)),
-        "acceptance": (any(f["acceptance_by_position"] for f in run.systems), 2.1, partial(_acceptance, run)),
+        "acceptance": (any(f["acceptance_by_position"] for f in run.systems), 2.2, partial(_acceptance, run)),
         "bytes": (bytes_there, rows_in + 0.2, partial(_bytes, run)),
         "latency": (any(values["ttft"].values()), rows_in, partial(_latencies, run, values)),
         "energy_delay": (bool(_with_energy(run)), 2.3, partial(_energy, run)),
@@ -112,8 +112,8 @@ def _acceptance(run: RunData, figure: Figure) -> None:
     ax.set_xlabel("position in the draft")
     ax.set_ylabel("kept (%)")
     ax.set_ylim(0, None)
+    figure.legend(loc="outside upper center", ncols=4)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(ncols=2)
 
 
 def _bytes(run: RunData, figure: Figure) -> None:
@@ -166,7 +166,7 @@ def _energy(run: RunData, figure: Figure) -> None:
     ax.set_ylim(0, None)
     ax.set_xlabel("time per token (ms)")
     ax.set_ylabel(f"energy per token (J), {', '.join(dict.fromkeys(f['energy_status'] for f in shown))}")
-    ax.legend(ncols=2)
+    figure.legend(loc="outside upper center", ncols=4)
 
 
 def _with_energy(run: RunData) -> list[Figures]:

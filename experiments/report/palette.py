@@ -8,22 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nodes.composition import system_names
-
-SYSTEM_COLOURS = (  # light, dark: neighbours in the alphabet, often kin, get hues far apart
-    ("#8a8a1f", "#c9c95a"),
-    ("#aa4499", "#dd8ccb"),
+SYSTEM_COLOURS = (  # light, dark
     ("#5c6470", "#aeb6c2"),
+    ("#882255", "#d873a4"),
+    ("#8a8a1f", "#c9c95a"),
     ("#cc5566", "#ee8d9b"),
     ("#d27d00", "#f2ab45"),
     ("#3b2f9c", "#9d94f2"),
     ("#1f8fc9", "#7cc7ee"),
     ("#2a9d8a", "#62d3c0"),
-    ("#882255", "#d873a4"),
+    ("#aa4499", "#dd8ccb"),
     ("#117733", "#55c37b"),
     ("#9a5b2e", "#d9a076"),
     ("#00707c", "#49b8c4"),
 )
+KEPT = {  # systems that everybody compares with: the same in every report, whatever else is in it
+    "device_ar": 0,
+    "edge_ar": 1,
+    "colocated_sd": 2,
+    "dsd": 3,
+    "dsd_sparse": 4,
+    "dssd": 5,
+    "dssd_lookahead": 6,
+    "dssd_sampled": 7,
+    "coupled": 8,
+    "token_match": 9,
+}
 SYMBOLS = (  # plotly's name, matplotlib's
     ("circle", "o"),
     ("square", "s"),
@@ -55,12 +65,11 @@ PARTS = {  # of a round, in the order of time: label, light, dark
 
 
 def system_slots(systems: Sequence[str]) -> dict[str, int]:
-    """Each system's place in the palette: a shipped one's by its name, the others take what is left."""
-    shipped = {name: slot for slot, name in enumerate(system_names()[: len(SYSTEM_COLOURS)])}
-    slots = {name: shipped[name] for name in systems if name in shipped}
+    """Each system's place in the palette; those without a kept one take what is free, in their order."""
+    slots = {name: KEPT[name] for name in systems if name in KEPT}
     free = [slot for slot in range(len(SYSTEM_COLOURS)) if slot not in slots.values()]
-    others = [name for name in systems if name not in slots]
-    for i, name in enumerate(others):
+    free.sort(key=lambda slot: slot in KEPT.values())
+    for i, name in enumerate(name for name in systems if name not in KEPT):
         slots[name] = free[i] if i < len(free) else i % len(SYSTEM_COLOURS)
     return slots
 

@@ -121,7 +121,7 @@ def test_what_is_not_exact_looks_different(page):
 
 def test_a_system_keeps_its_colour(page):
     assert system_slots(["dssd", "edge_ar"])["dssd"] == system_slots(["mine", "dssd"])["dssd"]
-    slots = system_slots([*system_names(), "mine"][: len(SYSTEM_COLOURS)])
+    slots = system_slots(["mine", *system_names()][: len(SYSTEM_COLOURS)])
     assert len(set(slots.values())) == len(slots)
     colours: dict[str, set[str]] = {}
     for plot in page.data["plots"]:
