@@ -83,11 +83,16 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def check(self) -> System:
         """Builds every part once, so that a bad one is met before anything is started. Raises CompositionError."""
         try:
-            make_stop(self.stop)
+            stop = make_stop(self.stop)
             make_upload(self.upload)
-            self.build(vocab_size=2)
+            method = self.build(vocab_size=2)
         except (ValueError, MethodError) as error:
             raise CompositionError(f"system {self.name}: {error}") from error
+        if stop.adapts and not method.drafts:
+            raise CompositionError(
+                f"system {self.name}: stop policy {self.stop!r} learns from rounds that the device drafted, and "
+                f"{self.method} has none; give it `fixed` or `confidence`"
+            )
         if self.schedule not in schedule_names():
             raise CompositionError(
                 f"system {self.name}: unknown schedule {self.schedule!r}; there are: {', '.join(schedule_names())}"

@@ -73,8 +73,11 @@ class Conversation:
     def send(self, draft: Draft) -> bool:
         """Ask the edge about this draft. False: there was nothing to ask, the draft is settled as it stands."""
         drafted_ns = time.monotonic_ns()
-        up = self.method.propose(draft, self.remaining) if self.upload.worth(draft) else None
+        worth = self.upload.worth(draft, self.coins)
+        judged_ns = time.monotonic_ns()
+        up = self.method.propose(draft, self.remaining) if worth else None
         record = self._begin(drafted_ns)
+        record.policy_ms = (judged_ns - drafted_ns) / 1e6
         record.n_drafted = len(draft.tokens)
         if up is None:
             record.n_unverified = self._commit(draft.tokens)
@@ -243,6 +246,9 @@ class Conversation:
         total_ms = (record.end_ns - record.start_ns) / 1e6
         record.resolve_ms = total_ms - record.draft_ms - record.encode_ms - record.roundtrip_ms
         self.retries += record.attempt
+        if self.method.drafts:
+            self.drafter.stop.observe(record)
+            record.policy_ms += (time.monotonic_ns() - record.end_ns) / 1e6
 
     def _emit(self) -> None:
         if self._now is not None:

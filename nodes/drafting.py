@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from nodes.engine import Engine
 from nodes.methods import Draft, Method
-from nodes.policies.stop import Confidence, Fixed
+from nodes.policies.stop import Stop
 from nodes.sampling import Coins, Row
 from nodes.session import Session
 
@@ -18,8 +18,9 @@ from nodes.session import Session
 class Drafter:
     """A draft engine with a method's way of drawing and a policy for when to stop."""
 
-    def __init__(self, engine: Engine, method: Method, stop: Fixed | Confidence) -> None:
+    def __init__(self, engine: Engine, method: Method, stop: Stop) -> None:
         self.engine, self.method, self.stop = engine, method, stop
+        self._least = 0 if method.adds else 1  # a round has to bring a token
 
     def draft(self, session: Session, prefix: list[int], coins: Coins, limit: int) -> Draft:
         """At most `limit` tokens after `prefix`, less if the policy or an end-of-sequence token says so."""
@@ -38,7 +39,7 @@ class Drafter:
     ) -> bool:
         """Draft on until the policy stops, or until `interrupted()`: then False, and a later call goes on from there
         with the same tokens as if nothing had happened."""
-        while len(draft.tokens) < limit and self.stop.more(draft):
+        while len(draft.tokens) < limit and (len(draft.tokens) < self._least or self.stop.more(draft)):
             if draft.tokens and draft.tokens[-1] in self.engine.eos_tokens:
                 break
             if interrupted():

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from nodes.methods import Draft
 from nodes.policies import make_policy
+from nodes.sampling import Coins
 
 
 class Always:
@@ -14,7 +15,7 @@ class Always:
 
     exact: ClassVar[bool] = True
 
-    def worth(self, draft: Draft) -> bool:
+    def worth(self, draft: Draft, coins: Coins) -> bool:
         return True
 
 
