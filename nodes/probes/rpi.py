@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 
 from nodes.probes import Channel, Finding, Joules, Probe, Reading
@@ -59,10 +60,10 @@ class Rpi(Probe):
         powers = rail_powers_w(answer)
         if not powers:
             raise OSError(f"{self.command[0]} answered {answer!r}")
-        sum_w = sum(powers.values())
+        sum_w, now_s = sum(powers.values()), time.monotonic()
         return [
-            Reading("rails", self.rails.add(sum_w), "j", "measured"),
-            Reading("board", self.board.add(FIT_GAIN * sum_w + FIT_OFFSET_W), "j", "estimated"),
+            Reading("rails", self.rails.add(sum_w, now_s), "j", "measured"),
+            Reading("board", self.board.add(FIT_GAIN * sum_w + FIT_OFFSET_W, now_s), "j", "estimated"),
             *(Reading(f"{rail}.power", watts, "w", "measured") for rail, watts in powers.items()),
         ]
 

@@ -24,7 +24,10 @@ def ina3221(chip, rails, nc=()):
             f"{chip}/in{channel}_input": millivolts,
             f"{chip}/curr{channel}_input": milliamps,
         }
-    return files | {f"{chip}/in{channel}_label": "NC" for channel in nc}
+    for channel in nc:
+        files |= {f"{chip}/in{channel}_label": "NC", f"{chip}/in{channel}_input": 4900}
+        files |= {f"{chip}/curr{channel}_input": 0}
+    return files
 
 
 ORIN_NANO = (
