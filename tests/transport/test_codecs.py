@@ -173,3 +173,37 @@ def test_unknown_names_and_options_are_named():
     for k in (0, -1, 2.5, "8"):
         with pytest.raises(CodecError, match="at least 1"):
             make_codec("topk", 100, k=k)
+
+
+@pytest.mark.parametrize("resolution", [1, 7, 100, 255, 256, 65_535])
+@pytest.mark.parametrize("k", [0, 1, 5])
+@pytest.mark.parametrize("vocab_size", [2, 50, 70_000])
+def test_lattice_sums_to_one_exactly_and_is_a_fixed_point(vocab_size, k, resolution):
+    codec = make_codec("lattice", vocab_size, resolution=resolution, k=k)
+    for _, row in rows(vocab_size):
+        encoded = codec.encode(row)
+        decoded = codec.decode(encoded)
+        counts = decoded * resolution
+        assert np.rint(counts).sum() == resolution and np.allclose(counts, np.rint(counts), atol=1e-2)
+        assert (codec.decode(codec.encode(decoded)) == decoded).all()
+        assert np.count_nonzero(decoded) <= min(resolution, vocab_size, k or vocab_size)
+        entry_bytes = (2 if vocab_size < 65_536 else 3) + 1 + (resolution > 255)
+        assert encoded.nbytes == np.count_nonzero(decoded) * entry_bytes
+
+
+def test_lattice_is_the_nearest_point():
+    from itertools import product
+
+    resolution, chance = 6, np.random.default_rng(3)
+    codec = make_codec("lattice", 4, resolution=resolution)
+    points = [np.array(p) / resolution for p in product(range(resolution + 1), repeat=4) if sum(p) == resolution]
+    for _ in range(50):
+        row = chance.dirichlet(np.ones(4)).astype(np.float32)
+        nearest = min(np.abs(row - point).sum() for point in points)
+        assert np.abs(row - codec.decode(codec.encode(row))).sum() == pytest.approx(nearest, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"resolution": 0}, {"resolution": 65_536}, {"resolution": 2.5}, {"k": -1}])
+def test_lattice_refuses(options):
+    with pytest.raises(CodecError, match="lattice"):
+        make_codec("lattice", 50, **options)

@@ -23,7 +23,7 @@ class Sparse:
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self.id_bytes = 2 if vocab_size <= 1 << 16 else 3 if vocab_size <= 1 << 24 else 4
+        self.id_bytes = id_bytes(vocab_size)
         self.entry_bytes = self.id_bytes + 4
         self._dense = DenseFp32(vocab_size)
 
@@ -39,8 +39,7 @@ class Sparse:
             row = np.zeros(self.vocab_size, np.float32)
             row[ids] = values
             return Encoded(DENSE + row.astype("<f4").tobytes())
-        columns = ids.astype("<u4").view(np.uint8).reshape(-1, 4)[:, : self.id_bytes]
-        return Encoded(SPARSE + columns.tobytes() + values.astype("<f4").tobytes())
+        return Encoded(SPARSE + write_ids(ids, self.id_bytes) + values.astype("<f4").tobytes())
 
     def decode(self, encoded: Encoded) -> Row:
         marker, data = bytes(encoded.data[:1]), memoryview(encoded.data)[1:]
@@ -49,17 +48,32 @@ class Sparse:
         count, rest = divmod(len(data), self.entry_bytes)
         if marker != SPARSE or rest or not 0 < count <= self.vocab_size:
             raise CodecError(f"sparse row of {encoded.nbytes} bytes, marker {marker!r}: cannot be one")
-        columns = np.zeros((count, 4), np.uint8)
-        columns[:, : self.id_bytes] = np.frombuffer(data, np.uint8, count * self.id_bytes).reshape(count, -1)
-        ids = columns.view("<u4").ravel().astype(np.int64)
+        ids = read_ids(data, count, self.vocab_size)
         values = np.frombuffer(data, "<f4", offset=count * self.id_bytes)
-        if ids[-1] >= self.vocab_size or not (np.diff(ids) > 0).all():
-            raise CodecError(f"sparse row: ids must increase and stay below {self.vocab_size}")
         if not (values.min() > 0 and abs(float(values.sum(dtype=np.float64)) - 1) < 1e-3):  # NaN fails both
             raise CodecError("sparse row is not a distribution")
         row = np.zeros(self.vocab_size, np.float32)
         row[ids] = values
         return row
+
+
+def id_bytes(vocab_size: int) -> int:
+    return 2 if vocab_size <= 1 << 16 else 3 if vocab_size <= 1 << 24 else 4
+
+
+def write_ids(ids: NDArray[np.intp], width: int) -> bytes:
+    return ids.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+
+
+def read_ids(data: memoryview, count: int, vocab_size: int) -> NDArray[np.int64]:
+    """The first `count` > 0 ids of `data`. Raises CodecError unless they increase and are tokens."""
+    width = id_bytes(vocab_size)
+    columns = np.zeros((count, 4), np.uint8)
+    columns[:, :width] = np.frombuffer(data, np.uint8, count * width).reshape(count, -1)
+    ids = columns.view("<u4").ravel().astype(np.int64)
+    if ids[-1] >= vocab_size or not (np.diff(ids) > 0).all():
+        raise CodecError(f"ids must increase and stay below {vocab_size}")
+    return ids
 
 
 CODEC = Sparse

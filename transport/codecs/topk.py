@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transport.codecs import CodecError, Row
 from transport.codecs.sparse import Sparse
@@ -28,10 +29,7 @@ class TopK(Sparse):
         ids = np.flatnonzero(row != 0)
         values = row[ids]
         if ids.size > self.k:
-            least = np.partition(values, -self.k)[-self.k]  # the k-th largest
-            above = np.flatnonzero(values > least)
-            ties = np.flatnonzero(values == least)[: self.k - above.size]
-            kept = np.sort(np.concatenate([above, ties]))
+            kept = largest(values, self.k)
             ids, values = ids[kept], values[kept]
             values = (values / values.sum(dtype=np.float64)).astype(np.float32)
         return self.write(ids, values)
@@ -41,6 +39,14 @@ class TopK(Sparse):
         if encoded.nbytes > 1 + self.k * self.entry_bytes and np.count_nonzero(row) > self.k:
             raise CodecError(f"topk row of {encoded.nbytes} bytes has more than {self.k} entries")
         return row
+
+
+def largest(values: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+    """Where the k > 0 largest are, in order of place; of equals the first."""
+    least = np.partition(values, -k)[-k]  # the k-th largest
+    above = np.flatnonzero(values > least)
+    ties = np.flatnonzero(values == least)[: k - above.size]
+    return np.sort(np.concatenate([above, ties]))
 
 
 CODEC = TopK
