@@ -11,6 +11,7 @@ from experiments.report.palette import PARTS
 from experiments.report.plot import Cell, Plot, Table
 
 NOTHING = "–"
+LONG = 40  # characters, beyond which a cell breaks its lines
 
 
 def number(value: float) -> str:
@@ -27,7 +28,7 @@ def cell(value: Cell, text: bool = False) -> str:
     if value is None:
         return f'<td class="text">{NOTHING}</td>' if text else f'<td data-value="">{NOTHING}</td>'
     if isinstance(value, str):
-        return f'<td class="text">{escape(value)}</td>'
+        return f'<td class="text{" long" if len(value) > LONG else ""}">{escape(value)}</td>'
     return f'<td data-value="{value!r}">{number(value)}</td>'
 
 

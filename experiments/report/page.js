@@ -148,13 +148,11 @@ function drawTimeline() {
       });
     }
     const [times, watts] = request.power[node] || [[], []];
-    if (times.length) {
-      traces.push({
-        type: "scatter", mode: "lines", line: { color: "var(--text)", width: 1.8, shape: "hvh" }, x: times, y: watts,
-        yaxis: powerAxis, xaxis: "x", name: `power, ${node}`,
-        hovertemplate: `${node}: %{y:.4g} W<extra></extra>`,
-      });
-    }
+    traces.push({ // a node without power keeps its axis, which says so
+      type: "scatter", mode: "lines", line: { color: "var(--text)", width: 1.8, shape: "hvh" },
+      x: times.length ? times : [0], y: times.length ? watts : [null],
+      yaxis: powerAxis, xaxis: "x", name: `power, ${node}`, hovertemplate: `${node}: %{y:.4g} W<extra></extra>`,
+    });
   }
   const phases = { range: [0, 1], visible: false, fixedrange: true };
   const watts = (node, domain) => ({

@@ -104,8 +104,6 @@ def describe(record: RoundRecord) -> dict[str, Any]:
     """What a reader of a trace wants to know about a round."""
     return {
         "system": record.system,
-        "request": record.request_id,
-        "round": record.round,
         "drafted": record.n_drafted,
         "accepted": record.n_accepted,
         "emitted": record.n_emitted,

@@ -89,17 +89,17 @@ def _class(left: bool) -> str:
 def link(summary: Mapping[str, Any]) -> str:
     """Declared, applied and observed, each way."""
     found = summary["link"]
-    check = found.get("check") or {}
-    rows = [row for way in ("up", "down") for row in _link_rows(way, found, check.get("observed") or {})]
-    rtt = _observed((check.get("observed") or {}).get("rtt_ms"))
+    observed = found.get("observed") or {}
+    rows = [row for way in ("up", "down") for row in _link_rows(way, found, observed)]
+    rtt = _observed(observed.get("rtt_ms"))
     if rtt:
         declared = [(found.get("declared") or {}).get(way, {}).get("delay_ms") or 0.0 for way in ("up", "down")]
         rows.insert(0, ["round trip, rtt_ms", html.number(sum(declared)), None, rtt])
     parts = [f"<p>{escape(link_text(found))}</p>"] if found else ["<p>The run did not get as far as its link.</p>"]
     if rows:
         parts.append(html.table(Table(["", "declared", "applied", "observed"], rows)))
-    parts += [f'<p class="warn">{escape(problem)}</p>' for problem in check.get("problems") or []]
-    parts.append(html.listed(f"not checked: {line}" for line in check.get("skipped") or []))
+    parts += [f'<p class="warn">{escape(problem)}</p>' for problem in found.get("problems") or []]
+    parts.append(html.listed(f"not checked: {line}" for line in found.get("skipped") or []))
     rest = {key: found[key] for key in ("backend", "tcp", "router", "counters") if found.get(key)}
     if rest:
         parts.append(html.folded("TCP settings, router, counters", html.preformatted(_json(rest))))

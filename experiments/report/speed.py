@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.report.html import number
 from experiments.report.plot import Figures, Plot, Style, Table, known, named, titled
 from nodes.records import RequestRecord
 
@@ -42,8 +43,8 @@ def tokens_per_s(systems: Sequence[Figures], style: Style) -> Plot:
     traces.append(
         {
             "type": "scatter", "mode": "text", "x": [i[1] if i else r for r, i in zip(rates, intervals)], "y": names,
-            "text": [f" {rate:.3g}" for rate in rates], "textposition": "middle right", "cliponaxis": False,
-            "hoverinfo": "skip", "meta": {"systems": names},
+            "text": [f" {number(float(f'{rate:.3g}'))}" for rate in rates], "textposition": "middle right",
+            "cliponaxis": False, "hoverinfo": "skip", "meta": {"systems": names},
         }
     )  # fmt: skip
     inexact = [figures for figures in shown if not figures["exact"]]

@@ -16,6 +16,7 @@ from experiments.report.palette import PARTS
 from experiments.report.phases import Span, describe, shared_clock, spans_of
 from experiments.store import RunFolder
 from nodes.probes.energy import counters, power_w
+from nodes.records import RoundRecord
 
 PIDS = {"device": 1, "edge": 2}
 REQUESTS_LANE = 1
@@ -55,11 +56,15 @@ def _events(folder: RunFolder) -> Iterator[Event]:
             "args": {"request": request.request_id, "tokens": request.output_tokens, "warmup": request.warmup,
                      "finish": request.finish_reason, "retries": request.retries, "error": request.error},
         }  # fmt: skip
+    told: RoundRecord | None = None
     for span in spans:
+        record = span.record
         yield {
             "ph": "X", "name": PARTS[span.part][0], "cat": span.node, "pid": PIDS[span.node], "tid": LANES[span.part],
-            "ts": us(span.t0_ns), "dur": (span.t1_ns - span.t0_ns) / 1e3, "args": describe(span.record),
+            "ts": us(span.t0_ns), "dur": (span.t1_ns - span.t0_ns) / 1e3,
+            "args": {"request": record.request_id, "round": record.round} | ({} if record is told else describe(record)),
         }  # fmt: skip
+        told = record  # a round's first span says all there is to say about it: traces grow large
     for number, (name, tail, head) in enumerate(_messages(spans)):
         flow = {"name": name, "cat": "message", "id": number}
         yield {**flow, "ph": "s", "pid": PIDS[tail.node], "tid": LANES[tail.part], "ts": us(tail.t0_ns)}

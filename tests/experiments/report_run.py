@@ -21,14 +21,12 @@ SHAPED = {
     "backend": "netns",
     "declared": {"profile": "lte", "up": {"rate_mbps": 10.0, "delay_ms": 25.0}, "down": {"delay_ms": 25.0}},
     "applied": {"up": {"rate_mbps": 10.0, "delay_ms": 25.0}, "down": {"delay_ms": 25.0}},
-    "check": {
-        "observed": {
-            "rtt_ms": {"median": 50.4, "min": 50.1, "p95": 51.0, "probes": 140},
-            "up": {"loss_pct": 0.0, "loss_interval_pct": [0.0, 0.53], "rate_mbps": 9.98},
-        },
-        "problems": [],
-        "skipped": ["rate down: none declared"],
+    "observed": {
+        "rtt_ms": {"median": 50.4, "min": 50.1, "p95": 51.0, "probes": 140},
+        "up": {"loss_pct": 0.0, "loss_interval_pct": [0.0, 0.53], "rate_mbps": 9.98},
     },
+    "problems": [],
+    "skipped": ["rate down: none declared"],
 }
 
 
