@@ -10,6 +10,7 @@ from typing import Literal
 from netem.apply import execute
 from netem.errors import BackendError, CommandError
 from netem.initramfs import inputs
+from netem.rootless import AS_ROOT_OF_OWN, why_not_rootless
 from netem.spec import LinkSpec, TcpSpec
 
 Backend = Literal["loopback", "netns", "uml"]
@@ -46,18 +47,18 @@ def choose_backend(spec: LinkSpec) -> Backend:
 
 def why_not(backend: Literal["netns", "uml"], shaped: bool = True) -> str | None:
     """None when the backend works here, else what is in the way and the command that mends it."""
-    if os.geteuid() != 0:
-        return "network namespaces need root: run with sudo"
+    if os.geteuid() != 0 and (problem := why_not_rootless()):
+        return problem
     try:
-        execute(["unshare", "--net", "true"])
+        execute([*_throw_away(), "true"])
     except CommandError as error:
         return f"namespaces cannot be made here ({error.said}): run outside the container, or privileged"
     if backend == "netns":
         return why_no_netem() if shaped else None
     if platform.machine() not in ("x86_64", "i686"):
         return f"user-mode Linux is for x86, not {platform.machine()}: install a kernel with sch_netem"
-    if not Path("/dev/net/tun").exists():
-        return "/dev/net/tun is missing: modprobe tun"
+    if problem := why_no_tun():
+        return problem
     try:
         inputs()
     except BackendError as error:
@@ -65,10 +66,24 @@ def why_not(backend: Literal["netns", "uml"], shaped: bool = True) -> str | None
     return None
 
 
+def why_no_tun() -> str | None:
+    tun = Path("/dev/net/tun")
+    if not tun.exists():
+        return f"{tun} is missing: modprobe tun"
+    if not os.access(tun, os.R_OK | os.W_OK):
+        return f"{tun} is not yours to open: chmod 666 {tun}"
+    return None
+
+
+def _throw_away() -> tuple[str, ...]:
+    """What runs a command in a network namespace that ends with it."""
+    return ("unshare", "--net") if os.geteuid() == 0 else AS_ROOT_OF_OWN
+
+
 def why_no_netem() -> str | None:
     """Tries netem on the loopback of a throw-away namespace."""
     try:
-        execute(["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
+        execute([*_throw_away(), "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
     except CommandError as error:
         if "not installed" in error.said:
             return f"{error.said}: apt install iproute2"

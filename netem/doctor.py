@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from netem.apply import execute
-from netem.backend import available_congestion, choose_backend, why_no_netem, why_not
+from netem.backend import available_congestion, choose_backend, why_no_netem, why_no_tun, why_not
 from netem.errors import BackendError, CommandError
 from netem.initramfs import find_tool, guest_version
 from netem.journal import journals, leftovers
@@ -19,9 +19,9 @@ def diagnose() -> list[dict[str, Any]]:
     """Checks as `{name, ok, detail, remedy}`; remedy is '' when ok. Changes nothing, needs no root."""
     return [
         _tools(),
-        _finding("namespaces and taps", why_not("netns", shaped=False), "can be made"),
+        _finding("namespaces", why_not("netns", shaped=False), _as_whom()),
         _finding("netem in this kernel", why_no_netem(), "sch_netem answers"),
-        _tun(),
+        _finding("/dev/net/tun", why_no_tun(), "can be opened"),
         _finding("user-mode Linux router", why_not("uml"), f"kernel {guest_version()}"),
         _congestion(),
         _seed(),
@@ -46,9 +46,8 @@ def _tools() -> dict[str, Any]:
     return _finding("tools", None, _version_of("tc"))
 
 
-def _tun() -> dict[str, Any]:
-    there = Path("/dev/net/tun").exists()
-    return _finding("/dev/net/tun", None if there else "missing: modprobe tun", "there")
+def _as_whom() -> str:
+    return "made as root" if os.geteuid() == 0 else "made without root, in a user namespace"
 
 
 def _congestion() -> dict[str, Any]:

@@ -11,6 +11,7 @@ started it.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import signal
@@ -23,7 +24,7 @@ from typing import Any, Literal, Protocol, TextIO
 from netem import plan
 from netem.apply import applied_values, differences, execute, our_netem
 from netem.backend import choose_backend, choose_congestion
-from netem.errors import LinkError
+from netem.errors import BackendError, LinkError
 from netem.inside import open_counters, parse_counters, tcp_in_force
 from netem.journal import Journal, clean_leftovers
 from netem.plan import INTERFACE, LabNames, Place, Step
@@ -133,6 +134,8 @@ class Lab:
             self.edge = Host("edge", "127.0.0.1", "lo", None, open_counters(None))
             self.tcp = {"device": tcp_in_force(None, "lo"), "edge": tcp_in_force(None, "lo")}
             return
+        if os.geteuid() != 0:
+            raise BackendError("this program is not root: run it with sudo, or see netem.rootless")
         congestion = choose_congestion(self.spec.tcp.congestion)
         made = plan.namespaces(self._names)
         with suppress(LinkError):  # somebody else's trouble; the doctor will tell
@@ -149,8 +152,9 @@ class Lab:
         else:
             make, move = plan.tap_wires(self._names)
             self._run(make)
-            self._router = UmlRouter(self._names, journal.folder)
-            self._router.wait_until_up()
+            self._router = guest = UmlRouter(self._names, journal.folder)
+            guest.wait_until_up()
+            self.router = guest.describe()
             self._run([*shaping, *move])  # the guest opens a tap when it brings its port up; only then may it move
         for end in plan.ENDS:
             self._run(plan.host(self._names, end, self.spec.tcp, congestion))

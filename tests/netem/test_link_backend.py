@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netem import backend, doctor, initramfs
+from netem import backend, doctor, initramfs, rootless
 from netem.apply import execute
 from netem.errors import BackendError, CommandError
 from netem.spec import LinkSpec
@@ -41,9 +41,10 @@ def test_no_way_says_what_was_tried_and_what_mends_it(monkeypatch: pytest.Monkey
         backend.choose_backend(LinkSpec(rtt_ms=1, backend="uml"))
 
 
-def test_without_root_the_remedy_is_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend.os, "geteuid", lambda: 1000)
-    with pytest.raises(BackendError, match="sudo"):
+    monkeypatch.setattr(rootless, "AS_ROOT_OF_OWN", ("false",))
+    with pytest.raises(BackendError, match=r"an ordinary user may not make namespaces.*sysctl -w .*or run with sudo"):
         backend.choose_backend(LinkSpec(rtt_ms=1))
 
 
