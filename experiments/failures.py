@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 OURS = {
+    "experiments.bench": ["BenchError"],
     "experiments.reading": ["ConfigError"],
     "experiments.launch": ["RunError"],
     "experiments.store": ["StoreError"],

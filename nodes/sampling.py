@@ -15,6 +15,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 Row = NDArray[np.float32]
+BLOCK = 512  # entries added up at once before a draw looks closer
+BELOW_2_32 = np.float32(2**-32 * (1 - 2**-24))  # times 2**32: the largest float32 under 1
 
 
 class Sampling(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,9 +76,13 @@ class Coins:
         return (self._digest(-1, role, position, 0) >> 11) * 2.0**-53
 
     def noise(self, position: int, size: int) -> NDArray[np.float32]:
-        """[size] exponential(1) variates for the race at `position`; the same at both ends, whatever the epoch."""
-        key = self._digest(-1, "race", position, 0)
-        return np.random.Generator(np.random.Philox(key=key)).standard_exponential(size, dtype=np.float32)
+        """[size] exponential(1) variates, all positive and finite, for the race at `position`; the same at both ends,
+        whatever the epoch. By inversion of 32 bits each: a third of the time of numpy's own exponentials."""
+        bits = np.random.SFC64(self._digest(-1, "race", position, 0)).random_raw((size + 1) // 2)
+        uniform = bits.view(np.uint32)[:size].astype(np.float32)
+        uniform += np.float32(0.5)  # never 0 ...
+        uniform *= BELOW_2_32  # ... and never 1
+        return np.negative(np.log1p(np.negative(uniform, out=uniform), out=uniform), out=uniform)
 
     def _digest(self, epoch: int, role: str, position: int, index: int) -> int:
         text = f"{self.seed}/{self.conversation}/{epoch}/{role}/{position}/{index}"
@@ -89,18 +95,27 @@ def sample(row: Row, coin: float) -> int:
 
 
 def sample_many(row: Row, coins: Sequence[float]) -> list[int]:
-    """One token a coin, as `sample`, adding the row up once."""
-    heights = np.cumsum(row, dtype=np.float64)
-    last = np.searchsorted(heights, heights[-1], side="left")  # a coin next to 1 may round up to the very end
-    tokens = np.searchsorted(heights, np.asarray(coins) * heights[-1], side="right")
-    return np.minimum(tokens, last).tolist()
+    """One token a coin, as `sample`, adding the row up once: by blocks, then inside the block that a coin falls in."""
+    blocks = np.add.reduceat(row, np.arange(0, len(row), BLOCK), dtype=np.float64).cumsum()
+    tokens = []
+    for coin in coins:
+        height = coin * blocks[-1]
+        block = _step(blocks, height)
+        start, below = block * BLOCK, blocks[block - 1] if block else 0.0
+        tokens.append(start + _step(np.cumsum(row[start : start + BLOCK], dtype=np.float64), height - below))
+    return tokens
+
+
+def _step(heights: NDArray[np.float64], height: float) -> int:
+    """The first step that rises above `height`; where rounding leaves none, the last that rises at all."""
+    return int(min(heights.searchsorted(height, "right"), heights.searchsorted(heights[-1])))
 
 
 def race(row: Row, noise: NDArray[np.float32]) -> int:
     """Gumbel-max in its exponential form: argmin noise / row. With shared noise two rows mostly name the same token:
     Pr[match] >= (1 - TV) / (1 + TV) (Daliri, Musco, Suresh 2024, arXiv 2408.07978)."""
-    support = np.flatnonzero(row)
-    return int(support[np.argmin(noise[support] / row[support])])
+    with np.errstate(divide="ignore", over="ignore"):  # what has no chance arrives at infinity
+        return int(np.argmin(noise / row))
 
 
 def accepted_prefix(
