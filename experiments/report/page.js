@@ -161,7 +161,8 @@ function drawTimeline() {
   });
   const layout = {
     barmode: "overlay",
-    xaxis: { title: { text: "time since the request began (ms)" }, anchor: "y2", showgrid: false },
+    xaxis: { title: { text: "time since the request began (ms)" }, anchor: "y2", showgrid: false,
+      range: [-0.03 * request.e2e_ms, 1.03 * request.e2e_ms] },
     yaxis: watts("device", [0.54, 1]), yaxis2: watts("edge", [0, 0.46]),
     yaxis3: { ...phases, domain: [0.54, 1] }, yaxis4: { ...phases, domain: [0, 0.46] },
     showlegend: false,

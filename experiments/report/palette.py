@@ -58,9 +58,9 @@ PARTS = {  # of a round, in the order of time: label, light, dark
     "edge_other": ("edge, other", "#a6c98c", "#7fa468"),
     "network_down": ("network down", "#e3b62f", "#f2d36b"),
     "resolve": ("resolve", "#aa3377", "#dc7cae"),
-    "edge": ("waiting for the edge", "#d5d9df", "#3d444f"),
+    "edge": ("waiting for the edge", "#d5d9df", "#59636f"),
     "lookahead": ("draft ahead", "#a9c3e6", "#47689a"),
-    "idle": ("idle", "#e4e7eb", "#2d333c"),
+    "idle": ("idle", "#e4e7eb", "#363d47"),
 }
 
 

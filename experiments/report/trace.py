@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.report.palette import PARTS
 from experiments.report.phases import Span, describe, shared_clock, spans_of
+from experiments.report.timeline import power_step_ms
 from experiments.store import RunFolder
 from nodes.probes.energy import counters, power_w
 from nodes.records import RoundRecord
@@ -21,7 +22,6 @@ from nodes.records import RoundRecord
 PIDS = {"device": 1, "edge": 2}
 REQUESTS_LANE = 1
 LANES = {part: lane for lane, part in enumerate(PARTS, REQUESTS_LANE + 1)}
-POWER_STEP_MS = 50.0
 Event = dict[str, Any]
 
 
@@ -59,10 +59,11 @@ def _events(folder: RunFolder) -> Iterator[Event]:
     told: RoundRecord | None = None
     for span in spans:
         record = span.record
+        details = {} if record is told else describe(record)
         yield {
             "ph": "X", "name": PARTS[span.part][0], "cat": span.node, "pid": PIDS[span.node], "tid": LANES[span.part],
             "ts": us(span.t0_ns), "dur": (span.t1_ns - span.t0_ns) / 1e3,
-            "args": {"request": record.request_id, "round": record.round} | ({} if record is told else describe(record)),
+            "args": {"request": record.request_id, "round": record.round, **details},
         }  # fmt: skip
         told = record  # a round's first span says all there is to say about it: traces grow large
     for number, (name, tail, head) in enumerate(_messages(spans)):
@@ -105,7 +106,7 @@ def _power(folder: RunFolder, zero_ns: int, one_clock: bool) -> Iterator[Event]:
     """Mean watts per step; of another machine's edge there is no saying when, so it is left out."""
     counted = counters(folder.samples())
     for node in PIDS if one_clock else ["device"]:
-        t_ns, watts = power_w(counted, node, POWER_STEP_MS)
+        t_ns, watts = power_w(counted, node, power_step_ms(counted))
         for t, w in zip(t_ns.tolist(), watts.tolist()):
             if not np.isnan(w) and t >= zero_ns:
                 yield {"ph": "C", "name": "power (W)", "pid": PIDS[node], "ts": (t - zero_ns) / 1e3, "args": {"W": w}}

@@ -1,9 +1,11 @@
-"""A run's folder as the report finds it: records of a real toy run in this process, power traces made by hand."""
+"""A run's folder as the report finds it: records of a real toy run in this process, power traces made by hand; and its
+page as a browser would read it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,34 @@ def rewrite(path: Path, change: Any) -> None:
 
 def summary_of(folder: RunFolder) -> dict[str, Any]:
     return summarise_run(folder)
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page, scripts aside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._script = False
+        self.data: dict = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._script = tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._script = False
+
+    def handle_data(self, data):
+        if self._script and dict(self.tags[-1][1]).get("id") == "data":
+            self.data = json.loads(data)
+        elif not self._script:
+            self.text += data
+
+    def plot(self, name: str) -> dict:
+        return next(plot for plot in self.data["plots"] if plot["id"] == name)
+
+    def values(self, tag: str, attribute: str) -> list[str]:
+        return [found for name, attributes in self.tags if name == tag and (found := attributes.get(attribute))]

@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_run import SYSTEMS, WATTS, rewrite, summary_of, toy_run
+from report_run import SYSTEMS, WATTS, Page, rewrite, summary_of, toy_run
 
 from experiments.report import write_report
 from experiments.report.html import number
 from experiments.report.page import render
 from experiments.report.palette import SYSTEM_COLOURS, system_slots
+from experiments.report.sections import HEADLINE_KEYS
 from experiments.store import RunFolder
 from experiments.summary import summarise
+from experiments.table import COLUMNS
 from nodes.composition import load_system, system_names
 
 PLOTS = (
     "tokens-per-s", "round-parts", "latency-ttft", "latency-tpot", "latency-itl", "acceptance", "bytes-up",
     "bytes-down", "energy-delay", "energy-phases",
 )  # fmt: skip
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page, scripts aside."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._script = False
-        self.data: dict = {}
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self._script = tag in ("script", "style")
-
-    def handle_endtag(self, tag):
-        self._script = False
-
-    def handle_data(self, data):
-        if self._script and dict(self.tags[-1][1]).get("id") == "data":
-            self.data = json.loads(data)
-        elif not self._script:
-            self.text += data
-
-    def plot(self, name: str) -> dict:
-        return next(plot for plot in self.data["plots"] if plot["id"] == name)
-
-    def values(self, tag: str, attribute: str) -> list[str]:
-        return [found for name, attributes in self.tags if name == tag and (found := attributes.get(attribute))]
 
 
 def page_of(folder: RunFolder) -> Page:
@@ -130,6 +100,11 @@ def test_a_system_keeps_its_colour(page):
                 found = trace.get("marker", trace.get("line"))["color"]
                 colours.setdefault(system, set()).add(found)
     assert all(len(found) == 1 for found in colours.values())
+
+
+def test_every_figure_of_the_headline_sorts_by_its_number():
+    """The headline is the console's: a column added there must be told here what to sort by."""
+    assert {column.heading.replace("\n", " ") for column in COLUMNS if not column.left} == set(HEADLINE_KEYS)
 
 
 def test_energy_by_phase_adds_up_to_the_joules_of_the_summary(folder, page):
