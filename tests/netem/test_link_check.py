@@ -45,15 +45,21 @@ def test_an_honest_link_passes_within_the_figures(lab: Lab) -> None:
             {"up": {"delay_ms": 30}, "down": {"delay_ms": 10}},
             ["delay up", "delay down"],
         ),
-        ({"rtt_ms": 4, "rate_mbps": 10}, {"rtt_ms": 4, "rate_mbps": 12}, ["rate up: declared 12", "-1"]),
+        pytest.param(
+            {"rtt_ms": 4, "rate_mbps": 10},
+            {"rtt_ms": 4, "rate_mbps": 12},
+            ["rate up: declared 12", "-1"],
+            marks=pytest.mark.slow,
+        ),
         ({"rtt_ms": 4, "down": {"loss_pct": 4}}, {"rtt_ms": 4, "down": {"loss_pct": 1}}, ["loss down: declared 1 %"]),
         pytest.param(
             {"rtt_ms": 4, "up": {"loss_pct": 1}}, {"rtt_ms": 4}, ["loss up: declared 0 %"], marks=pytest.mark.slow
         ),
-        (
+        pytest.param(
             {"up": {"delay_ms": 20, "jitter_ms": 10, "reorder_pct": 30}},
             {"up": {"delay_ms": 20, "jitter_ms": 10}},
             ["order up"],
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -66,7 +66,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signals_end_the_lab_completely(backend: str, number: signal.Signals) -> None:
     lab_id = f"sig{number.value}-{backend}"
     before = interfaces()

@@ -18,7 +18,7 @@ from netem.spec import LinkSpec
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("backend", ["netns", "uml"])
+@pytest.mark.parametrize("backend", ["netns", pytest.param("uml", marks=pytest.mark.slow)])
 def test_up_attach_change_down(backend: str) -> None:
     need(backend, shaped=False)
     spec = LinkSpec(backend=backend, **({"rtt_ms": 30} if backend == "uml" else {}))

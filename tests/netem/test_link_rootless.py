@@ -57,7 +57,7 @@ def running(marker: str) -> list[int]:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("backend", ["netns", "uml"])
+@pytest.mark.parametrize("backend", [pytest.param("netns", marks=pytest.mark.slow), "uml"])
 def test_a_lab_is_built_checked_and_gone(backend: str) -> None:
     program = start(backend, "end", f"3{time.monotonic_ns() % 10**8}")
     output, _ = program.communicate(timeout=90)
