@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.report.palette import PARTS
-from experiments.report.phases import spans_of
+from experiments.report.phases import Span, spans_of
 from experiments.report.plot import SYSTEM_LEGEND, Figures, Plot, Style, Table, titled
 from nodes.probes.energy import Counter, attribute
 from nodes.records import RequestRecord, RoundRecord
 
 NODES = ("device", "edge")
+WAITING = ("network_up", "edge", "network_down")  # whoever drafts ahead meanwhile draws the power for that
 OBTAINED = {  # what an energy status means
     "measured": "read from a sensor or counter of the machine",
     "estimated": "computed from the processor's load and declared watts",
@@ -84,14 +85,25 @@ def joules_by_phase(
         phases: list[tuple[int, int, str, str, str]] = []
         for request in requests:
             whose = request.system, request.request_id
-            spans = spans_of(rounds[request.request_id], one_clock)
-            phases += [(span.t0_ns, span.t1_ns, span.part, *whose) for span in spans if span.node == node]
-            phases.append((request.start_ns, request.end_ns, "idle", *whose))
-        for row in attribute(counted, phases, node, passive=("idle",)):
+            spans = [span for span in spans_of(rounds[request.request_id], one_clock) if span.node == node]
+            phases += [(span.t0_ns, span.t1_ns, span.part, *whose) for span in spans]
+            phases += [(t0_ns, t1_ns, "idle", *whose) for t0_ns, t1_ns in _between(spans, request)]
+        for row in attribute(counted, phases, node, passive=WAITING):
             if row["system"]:
                 mine = joules.setdefault(row["system"], {})
                 mine[node, row["phase"]] = mine.get((node, row["phase"]), 0.0) + row["joules"]
     return joules
+
+
+def _between(spans: Sequence[Span], request: RequestRecord) -> Iterator[tuple[int, int]]:
+    """The times of a request in which its node had nothing to do for it."""
+    t_ns = request.start_ns
+    for span in sorted(spans, key=lambda span: span.t0_ns):
+        if span.t0_ns > t_ns:
+            yield t_ns, span.t0_ns
+        t_ns = max(t_ns, span.t1_ns)
+    if request.end_ns > t_ns:
+        yield t_ns, request.end_ns
 
 
 def energy_by_phase(
