@@ -45,11 +45,13 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
 
 def sum_up(folder: RunFolder) -> dict[str, Any]:
     """summary.json, report.html, figures/ and trace.json from the records: made again whenever asked for."""
-    from experiments.report import write_report
+    from experiments.report import write_figures, write_report, write_trace
 
     summary = summarise_run(folder)
     folder.write_summary(summary)
     write_report(folder, summary)
+    write_figures(folder, summary)
+    write_trace(folder)
     return summary
 
 
