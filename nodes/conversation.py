@@ -12,7 +12,7 @@ from nodes.channel import Answer, Channel, EdgeError, SessionLost
 from nodes.drafting import Drafter
 from nodes.finish import Finish
 from nodes.methods import Draft
-from nodes.policies.upload import Always
+from nodes.policies.upload import Upload
 from nodes.records import RoundRecord
 from nodes.sampling import Coins
 from nodes.session import Session
@@ -34,7 +34,7 @@ class Conversation:
         self,
         drafter: Drafter,
         channel: Channel | None,
-        upload: Always,
+        upload: Upload,
         session: Session,
         finish: Finish,
         coins: Coins,
@@ -100,14 +100,15 @@ class Conversation:
                 self._resume(draft)
 
     def draft_ahead(self, draft: Draft) -> Ahead | None:
-        """While the verdict is in flight: suppose all of `draft` stands, guess the token after it, and draft on.
+        """While the verdict is in flight: suppose all of `draft` stands, guess the token a verdict adds, draft on.
         None where there is nothing to look ahead to. Stops early when the verdict is there."""
         prefix = [*self.tokens, *draft.tokens]
         if self._remaining_after(prefix) <= self.method.adds or self.finish.cut(prefix, len(self.tokens))[1]:
             return None
         began_ns = time.monotonic_ns()
-        row = self.drafter.row_after(self.session, prefix)
-        prefix.append(self.method.guess(row, self.coins, len(prefix)))
+        if self.method.adds:
+            row = self.drafter.row_after(self.session, prefix)
+            prefix.append(self.method.guess(row, self.coins, len(prefix)))
         ahead = Ahead(prefix, Draft(len(prefix), [], [], [], []))
         self._extend(ahead, self._channel.pending)
         self._current.lookahead_ms = (time.monotonic_ns() - began_ns) / 1e6

@@ -1,0 +1,81 @@
+"""Upload policies: what is skipped is counted, and its ids are really sent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import Setup, play
+
+from nodes.composition import load_system
+from nodes.methods import Draft
+from nodes.policies import PolicyError
+from nodes.policies.upload import make_upload, uncertainty
+from nodes.sampling import Coins, Sampling
+
+COINS = Coins(1, 2)
+
+
+def row_of(*probs):
+    return np.array(probs, dtype=np.float32)
+
+
+def test_a_sure_row_is_certain_and_a_flat_one_is_not():
+    sure, flat = row_of(1, 0, 0, 0), row_of(0.25, 0.25, 0.25, 0.25)
+    assert uncertainty(sure, 0, COINS, 5, 20) == 0
+    assert uncertainty(flat, 0, COINS, 5, 1000) == pytest.approx(0.75, abs=0.05)
+    assert 0.1 < uncertainty(row_of(0.8, 0.1, 0.05, 0.05), 0, COINS, 5, 1000) < 0.3
+    assert uncertainty(flat, 0, COINS, 5, 20) == uncertainty(flat, 0, COINS, 5, 20)  # a pure function of the coins
+
+
+def test_policies_choose():
+    draft = Draft(3, [0], [0.6], [row_of(0.6, 0.2, 0.2)], [])
+    assert make_upload({"policy": "uncertainty", "threshold": 0}).worth(draft, COINS)
+    assert not make_upload({"policy": "uncertainty", "threshold": 1}).worth(draft, COINS)
+    assert make_upload({"policy": "hard", "threshold": 0.61}).worth(draft, COINS)
+    assert not make_upload({"policy": "hard", "threshold": 0.6}).worth(draft, COINS)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"policy": "uncertainty", "threshold": 1.1},
+        {"policy": "uncertainty", "samples": 0},
+        {"policy": "hard", "threshold": -1},
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(spec):
+    with pytest.raises(PolicyError):
+        make_upload(spec)
+
+
+@pytest.mark.parametrize("schedule", ["stop_and_wait", "lookahead"])
+def test_skipped_ids_are_sent_with_the_next_round(schedule, tmp_path):
+    system = load_system("u_hlm", schedule=schedule, upload={"policy": "uncertainty", "threshold": 0.5})
+    assert not system.exact
+    setup = Setup([system], requests=6, max_new_tokens=30)
+    result = play(setup, tmp_path)
+    asked, kept = [r for r in result.rounds if r.sent_ns], [r for r in result.rounds if not r.sent_ns]
+    assert asked and kept and all(r.n_unverified == r.n_emitted == 1 for r in kept)
+    row_bytes, waiting, request = 4 * setup.vocab_size, 0, None
+    for record in result.rounds:
+        if record.request_id != request:
+            request, waiting = record.request_id, 2  # the prompt
+        if record.sent_ns:
+            assert record.up_ideal_bytes == 4 + row_bytes + 4 * waiting
+            waiting = 0
+        else:
+            waiting += 1
+
+
+def test_hlm_without_skipping_asks_once_a_token(tmp_path):
+    result = play(Setup(["hlm"], requests=4), tmp_path)
+    assert all(r.n_emitted == 1 and r.sent_ns for r in result.rounds)
+
+
+def test_cu_hlm_sends_less(tmp_path):
+    systems = [load_system(name, upload="always") for name in ("hlm", "cu_hlm")]
+    setup = Setup(systems, requests=4, vocab_size=512, sampling=Sampling(temperature=0.4))
+    result = play(setup, tmp_path)
+    sent = {name: sum(r.up_ideal_bytes for r in result.rounds if r.system == name) for name in ("hlm", "cu_hlm")}
+    assert sent["cu_hlm"] < 0.6 * sent["hlm"]
