@@ -73,6 +73,15 @@ def test_hlm_without_skipping_asks_once_a_token(tmp_path):
     assert all(r.n_emitted == 1 and r.sent_ns for r in result.rounds)
 
 
+def test_hsl_asks_about_hard_tokens_only(tmp_path):
+    setup = Setup(["hsl"], requests=10, max_new_tokens=30, sampling=Sampling(temperature=0.4))
+    result = play(setup, tmp_path)
+    assert not load_system("hsl").exact
+    kept = [r for r in result.rounds if not r.sent_ns]
+    assert kept and all(r.n_unverified == r.n_emitted for r in kept)
+    assert sum(r.n_unverified for r in result.rounds) < sum(r.n_emitted for r in result.rounds)
+
+
 def test_cu_hlm_sends_less(tmp_path):
     systems = [load_system(name, upload="always") for name in ("hlm", "cu_hlm")]
     setup = Setup(systems, requests=4, vocab_size=512, sampling=Sampling(temperature=0.4))
