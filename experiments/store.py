@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import yaml
 
+from experiments.clocks import edge_clock, round_on_device_clock, sample_on_device_clock
 from nodes.probes import ProbeError
 from nodes.probes.sampler import Sample, read_samples
 from nodes.records import RequestRecord, RoundRecord
@@ -83,7 +84,11 @@ class RunFolder:
         return self._json("link.json") if (self.path / "link.json").is_file() else {}
 
     def rounds(self) -> Read[RoundRecord]:
-        return _read_records(self.path / "rounds.jsonl", RoundRecord)
+        """All their instants on the device's clock, where the edge's was compared with it."""
+        read, clock = _read_records(self.path / "rounds.jsonl", RoundRecord), edge_clock(self.path)
+        if clock is None:
+            return read
+        return Read([round_on_device_clock(record, clock) for record in read.records], read.damaged)
 
     def requests(self) -> Read[RequestRecord]:
         return _read_records(self.path / "requests.jsonl", RequestRecord)
@@ -93,10 +98,13 @@ class RunFolder:
         return sorted(self.path.glob("power.*.jsonl"))
 
     def samples(self) -> Iterator[Sample]:
-        """All nodes' samples. A trace that cannot be read ends where it cannot."""
+        """All nodes' samples, on the device's clock where the edge's was compared with it. A trace that cannot be
+        read ends where it cannot."""
+        clock = edge_clock(self.path)
         for trace in self.traces():
             try:
-                yield from read_samples(trace)
+                for sample in read_samples(trace):
+                    yield sample if clock is None else sample_on_device_clock(sample, clock)
             except ProbeError:
                 continue
 

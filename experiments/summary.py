@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.clocks import describe_clock
 from experiments.joules import Joules, energy_of
 from experiments.store import RunFolder
 from nodes.composition import System
@@ -34,6 +35,7 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
     for file, read in (("rounds.jsonl", rounds), ("requests.jsonl", requests)):
         if read.damaged:
             events.append({"event": "damaged_lines", "file": file, "lines": read.damaged})
+    clock = describe_clock(run.path)
     summary = summarise(
         spec.name,
         run.run_id,
@@ -44,9 +46,10 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
         energy_sources=run.energy_sources(),
         link=run.link(),
         events=events,
+        clock_offset_ns=0.0 if clock["compared"] else None,  # the folder's records are on the device's clock already
     )
     models = {node: model for node in ("device", "edge") if (model := run.node(node).get("engine"))}
-    return {**summary, "status": manifest.get("status", ""), "models": models}
+    return {**summary, "status": manifest.get("status", ""), "models": models, "clock": _finite(clock)}
 
 
 def summarise(

@@ -6,10 +6,10 @@ device's too; otherwise, and where a round had several legs, in the middle of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from experiments.clocks import edge_clock
 from experiments.store import RunFolder
 from nodes.records import RoundRecord
 
@@ -25,16 +25,8 @@ class Span(NamedTuple):
 
 
 def shared_clock(folder: RunFolder) -> bool:
-    """Whether both nodes read one monotonic clock: whether their traces come from one boot of one machine."""
-    boots = set()
-    for trace in folder.traces():
-        with trace.open("rb") as file:
-            line = file.readline()
-        try:
-            boots.add(json.loads(line)["header"]["clock"]["boot_id"])
-        except (ValueError, KeyError, TypeError):  # cut short before its first line was whole
-            continue
-    return len(boots) < 2
+    """Whether both nodes' instants may be compared: one clock, or two that the run compared."""
+    return edge_clock(folder.path) is not None
 
 
 def spans_of(rounds: Iterable[RoundRecord], one_clock: bool) -> Iterator[Span]:

@@ -1,0 +1,66 @@
+"""The edge's instants in the device's clock, by what the device measured; or nothing, where it measured nothing.
+
+Two hosts' clocks are never subtracted: without a comparison, and on two boots, `edge_clock` is None.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodes.probes.sampler import Sample
+from nodes.records import RoundRecord
+from transport.clock import SAME_CLOCK, Offset
+
+
+def recorded_clock(run: Path) -> dict[str, Any]:
+    """What the device found out about the edge's clock (see nodes/alignment.py); empty where it did not end well."""
+    try:
+        return json.loads((run / "device.json").read_text(encoding="utf-8")).get("clock") or {}
+    except (OSError, ValueError):
+        return {}
+
+
+def edge_clock(run: Path) -> Offset | None:
+    """Edge's clock against the device's. Without a record of it, samplers that name one boot had one clock."""
+    offset = recorded_clock(run).get("offset")
+    if offset is not None:
+        return msgspec.convert(offset, Offset)
+    boots = set()
+    for trace in run.glob("power.*.jsonl"):
+        with trace.open("rb") as file:
+            line = file.readline()
+        try:
+            boots.add(json.loads(line)["header"]["clock"]["boot_id"])
+        except (ValueError, KeyError, TypeError):  # cut short before its first line was whole
+            continue
+    return SAME_CLOCK if len(boots) < 2 else None
+
+
+def describe_clock(run: Path) -> dict[str, Any]:
+    """For the summary: `error_ms` bounds every one-way time. None where the clocks were not compared."""
+    offset, recorded = edge_clock(run), recorded_clock(run)
+    return {
+        "compared": offset is not None,
+        "same": offset == SAME_CLOCK,
+        "offset_ms": offset.offset_ns / 1e6 if offset else None,
+        "error_ms": offset.error_ns / 1e6 if offset else None,
+        "drift_ppm": offset.drift_ppm if offset else None,
+        "path": recorded.get("path", "none"),
+        "problem": recorded.get("problem", ""),
+    }
+
+
+def round_on_device_clock(record: RoundRecord, offset: Offset) -> RoundRecord:
+    if offset == SAME_CLOCK or not record.edge_arrived_ns:
+        return record
+    return msgspec.structs.replace(record, edge_arrived_ns=offset.to_local_ns(record.edge_arrived_ns))
+
+
+def sample_on_device_clock(sample: Sample, offset: Offset) -> Sample:
+    if offset == SAME_CLOCK or sample.node != "edge":
+        return sample
+    return sample._replace(t_ns=offset.to_local_ns(sample.t_ns))
