@@ -89,6 +89,26 @@ def report(
 
 
 @app.command()
+def quality(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or results/NAME for its latest run.")],
+    seconds: Annotated[float, typer.Option("--seconds", help="Stop scoring after so long.")] = 600.0,
+    json: Json = False,
+) -> None:
+    """Ask a run's target how probable every answer is to it: what systems that are not exact cost in quality."""
+    with _plain_errors():
+        from experiments.quality import measure_quality
+        from experiments.run import sum_up
+        from experiments.store import find_run
+
+        found = find_run(folder)
+        scores = measure_quality(found, seconds)
+        sum_up(found)
+        _note(f"{scores['scored']} of {scores['requests']} answers scored by {scores['target']}")
+        rows = [{"system": name, **figures} for name, figures in scores["systems"].items()]
+        _answer(scores, json, lambda _: _table(rows, list(rows[0])))
+
+
+@app.command()
 def systems(json: Json = False) -> None:
     """The systems there are: what each is made of, its paper, whether it is exact."""
     with _plain_errors():

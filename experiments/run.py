@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from experiments.launch import Outcome, run_nodes
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
+from experiments.quality import measure_quality
 from experiments.schema import Config, config_id
-from experiments.store import RunFolder, create_run
+from experiments.store import RunFolder, StoreError, create_run
 from experiments.summary import summarise_run
 from netem.backend import choose_backend, choose_congestion
 from netem.check import check_link
@@ -17,6 +19,7 @@ from netem.lab import exit_on_sigterm, open_lab
 from netem.plan import LabNames, netns_plan, shell_lines
 from netem.spec import DIRECTIONS, LinkSpec
 from nodes.device import jobs
+from nodes.engine import EngineError
 
 
 def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, Any]]:
@@ -31,6 +34,7 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
         with ProgressBar(config.name, str(folder.path)) as progress:
             run_nodes(config, folder.path, progress.update, outcome)
         status = "complete"
+        outcome.events += _judge(folder)
     except Exception as error:
         status = f"failed: {error}"
         raise
@@ -41,6 +45,18 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
         folder.close()
         summary = sum_up(folder) if folder.requests().records else {}
     return folder, summary
+
+
+def _judge(folder: RunFolder) -> list[dict[str, Any]]:
+    """Where a system is not exact, ask the target what it thinks of the answers; events where it cannot be asked."""
+    if all(system.exact for system in folder.spec().systems):
+        return []
+    print("  asking the target about the answers: not every system is exact", file=sys.stderr, flush=True)
+    try:
+        measure_quality(folder)
+    except (EngineError, StoreError) as error:
+        return [{"event": "quality_not_measured", "why": str(error)}]
+    return []
 
 
 def sum_up(folder: RunFolder) -> dict[str, Any]:

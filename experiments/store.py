@@ -83,6 +83,10 @@ class RunFolder:
         """Declared, applied and observed, as the launcher left it; empty where it did not get that far."""
         return self._json("link.json") if (self.path / "link.json").is_file() else {}
 
+    def quality(self) -> dict[str, Any]:
+        """What the target said of the answers; empty where it was not asked."""
+        return self._json("quality.json") if (self.path / "quality.json").is_file() else {}
+
     def rounds(self) -> Read[RoundRecord]:
         """All their instants on the device's clock, where the edge's was compared with it."""
         read, clock = _read_records(self.path / "rounds.jsonl", RoundRecord), edge_clock(self.path)
@@ -127,6 +131,9 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Raises ValueError for a number that is not finite: JSON has none such."""
         _replace(self.path / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+    def write_quality(self, quality: dict[str, Any]) -> None:
+        _replace(self.path / "quality.json", json.dumps(quality, indent=1, allow_nan=False) + "\n")
 
     def close(self) -> list[Path]:
         """Derive the long-format power.jsonl and, where pyarrow is installed, Parquet; returns what was

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.clocks import describe_clock
 from experiments.joules import Joules, energy_of
+from experiments.quality import with_quality
 from experiments.store import RunFolder
 from nodes.composition import System
 from nodes.probes.energy import Counter, counters
@@ -48,6 +49,8 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
         events=events,
         clock_offset_ns=0.0 if clock["compared"] else None,  # the folder's records are on the device's clock already
     )
+    quality = run.quality()
+    summary["systems"] = [_finite(with_quality(figures, quality)) for figures in summary["systems"]]
     models = {node: model for node in ("device", "edge") if (model := run.node(node).get("engine"))}
     return {**summary, "status": manifest.get("status", ""), "models": models, "clock": _finite(clock)}
 

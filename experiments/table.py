@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
+from experiments.quality import quality_lines
+
 WIDTH = 120
 NOTHING = "–"  # not measured, or not applicable
 STREAMED = "*"
@@ -85,6 +87,7 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
     for note in dict.fromkeys(figures["energy_note"] for figures in systems if figures["energy_note"]):
         noted = [figures["system"] for figures in systems if figures["energy_note"] == note]
         lines.append(f"energy{'' if len(noted) == len(systems) else ' of ' + ', '.join(noted)}: {note}")
+    lines += quality_lines(summary)
     lines += [_event_text(event) for event in summary["events"]]
     return lines
 

@@ -1,0 +1,173 @@
+"""What a system that is not exact costs in quality: how well the target likes its output, beside exact systems'.
+
+After the run the edge's target reads every recorded answer once, teacher forced, and says how probable each token was
+to it: the mean log-likelihood per output token, under the target's own distribution (temperature 1, nothing cut),
+whatever the run sampled with. Under sampling an exact system's mean is what the target's own output gets, so a gap is
+quality lost; or style: a draft sharper than its target can score above it, which is no merit. Where sampling is greedy
+the share of tokens that the target would have chosen there is kept as well. Intervals are 95 % bootstraps over prompts,
+paired.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+
+from experiments.store import RunFolder, StoreError
+from nodes.engine import Engine
+from nodes.records import RequestRecord
+from nodes.runspec import RunSpec
+from nodes.sampling import Sampling
+from nodes.session import Session
+
+LEAST = 1e-30  # a token of less than this probability counts as this improbable
+RESAMPLES, RESAMPLING_SEED = 2000, 20_240_229
+FEWEST_FOR_AN_INTERVAL = 5
+OWN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+NOTHING: dict[str, Any] = {
+    "target_logprob_per_token": None,
+    "target_logprob_ci95": None,
+    "target_logprob_gap": None,  # to the exact systems of the run
+    "target_logprob_gap_ci95": None,
+    "greedy_agreement": None,
+}
+
+
+@dataclass
+class Scored:
+    system: str
+    key: tuple[str, int]  # prompt and repeat: what systems are paired by
+    logprob: float  # of the whole answer
+    tokens: int
+    agreed: int | None  # tokens the target would have chosen; None where sampling is not greedy
+
+
+def measure_quality(folder: RunFolder, seconds: float = 60.0) -> dict[str, Any]:
+    """Score the run's answers for at most so many seconds and keep the figures as quality.json. Raises EngineError
+    where the target cannot be loaded here, StoreError where there is nothing to score."""
+    from nodes.engine.make import make_engine
+
+    spec = folder.spec()
+    requests = [r for r in folder.requests().records if r.output_tokens and not r.warmup and not r.error]
+    if not requests:
+        raise StoreError(f"{folder.path} has no answers to score")
+    engine = make_engine({key: value for key, value in spec.edge.engine.items() if key != "pace"}, "target")
+    scored = score(engine, spec, requests, seconds)
+    quality = {
+        "target": engine.name,
+        "scored": len(scored),
+        "requests": len(requests),
+        "systems": compare(scored, {system.name: system.exact for system in spec.systems}),
+    }
+    folder.write_quality(quality)
+    return quality
+
+
+def score(engine: Engine, spec: RunSpec, requests: Sequence[RequestRecord], seconds: float) -> list[Scored]:
+    """In the order they were made, so that what time leaves out is left out of all systems alike."""
+    texts = {prompt.id: prompt.text for prompt in spec.prompts}
+    until, scored = time.monotonic() + seconds, []
+    for request in requests:
+        if time.monotonic() > until:
+            break
+        prompt = engine.tokenizer.encode(texts[request.prompt_id])
+        probs = _probs(engine, OWN, prompt, request.tokens)
+        agreed = None
+        if spec.sampling.temperature == 0:
+            agreed = int((_probs(engine, spec.sampling, prompt, request.tokens) > 0.5).sum())
+        logprob = float(np.log(np.maximum(probs, LEAST), dtype=np.float64).sum())
+        key = request.prompt_id, request.repeat
+        scored.append(Scored(request.system, key, logprob, len(request.tokens), agreed))
+    return scored
+
+
+def compare(scored: Sequence[Scored], exact: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
+    """By system. The gap is to all the run's exact systems together, on the same prompts; None without any."""
+    keys = sorted({one.key for one in scored})
+    if not keys:
+        return {}
+    draws = np.random.default_rng(RESAMPLING_SEED).multinomial(len(keys), np.full(len(keys), 1 / len(keys)), RESAMPLES)
+    ours = {name: _sums([one for one in scored if one.system == name], keys) for name in exact}
+    reference = sum((sums for name, sums in ours.items() if exact[name]), np.zeros((len(keys), 2)))
+    figures = {}
+    for name, sums in ours.items():
+        mine = [one for one in scored if one.system == name]
+        if not mine:
+            continue
+        record = dict(NOTHING)
+        both = (sums[:, 1] > 0) & (reference[:, 1] > 0)
+        record["target_logprob_per_token"], record["target_logprob_ci95"] = _mean(sums, draws)
+        if not exact[name] and both.any():
+            pair = np.where(both[:, None], sums, 0), np.where(both[:, None], reference, 0)
+            record["target_logprob_gap"], record["target_logprob_gap_ci95"] = _mean(pair[0], draws, pair[1])
+        agreed = [one.agreed for one in mine if one.agreed is not None]
+        if agreed:
+            record["greedy_agreement"] = sum(agreed) / sum(one.tokens for one in mine)
+        figures[name] = record
+    return figures
+
+
+def with_quality(figures: Mapping[str, Any], quality: Mapping[str, Any]) -> dict[str, Any]:
+    """A system's summary with its figures from quality.json, where there is one."""
+    return {**figures, **NOTHING, **quality.get("systems", {}).get(figures["system"], {})}
+
+
+def quality_lines(summary: Mapping[str, Any]) -> list[str]:
+    """For below the table, of the systems that are not exact."""
+    lines = []
+    for figures in summary["systems"]:
+        if figures["exact"] or figures.get("target_logprob_per_token") is None:
+            continue
+        parts = []
+        if figures["unverified_share"]:
+            parts.append(f"{100 * figures['unverified_share']:.0f} % of its tokens the target never saw")
+        if figures["greedy_agreement"] is not None:
+            parts.append(f"{100 * figures['greedy_agreement']:.1f} % are what the target would have chosen")
+        text = f"log-likelihood {figures['target_logprob_per_token']:.3f} a token under the target"
+        if figures["target_logprob_gap"] is not None:
+            interval = figures["target_logprob_gap_ci95"]
+            spread = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
+            text += f", {figures['target_logprob_gap']:+.3f}{spread} beside the exact systems"
+        lines.append(f"quality of {figures['system']}: {', '.join([*parts, text])}")
+    return lines
+
+
+def _probs(engine: Engine, sampling: Sampling, prompt: list[int], output: list[int]) -> np.ndarray:
+    """[len(output)] the target's probability of each token of the answer, given what stands before it."""
+    session = Session(replace(sampling), [*prompt, *output])
+    try:
+        return np.asarray(engine.forward([session], [len(output) + 1])[0].at(output))
+    finally:
+        engine.release(session)
+
+
+def _sums(scored: Sequence[Scored], keys: Sequence[tuple[str, int]]) -> np.ndarray:
+    """[prompts, 2] log-likelihood and tokens."""
+    place = {key: i for i, key in enumerate(keys)}
+    sums = np.zeros((len(keys), 2))
+    for one in scored:
+        sums[place[one.key]] += (one.logprob, one.tokens)
+    return sums
+
+
+def _mean(sums: np.ndarray, draws: np.ndarray, less: np.ndarray | None = None) -> tuple[float, list[float] | None]:
+    """Per token, and its interval; with `less` the difference to that."""
+    total = sums.sum(axis=0)
+    mean = total[0] / total[1]
+    if less is not None:
+        rest = less.sum(axis=0)
+        mean -= rest[0] / rest[1]
+    if np.count_nonzero(sums[:, 1]) < FEWEST_FOR_AN_INTERVAL:
+        return float(mean), None
+    resampled = draws @ sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = resampled[:, 0] / resampled[:, 1]
+        if less is not None:
+            others = draws @ less
+            means = means - others[:, 0] / others[:, 1]
+    return float(mean), np.percentile(means[np.isfinite(means)], [2.5, 97.5]).tolist()

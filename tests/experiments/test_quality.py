@@ -1,0 +1,63 @@
+"""What the target says of answers: its own score as they should, a draft's do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import Setup, play
+
+from experiments.quality import NOTHING, Scored, compare, quality_lines, score, with_quality
+from experiments.summary import summarise
+from nodes.sampling import Sampling
+
+
+def judged(folder, systems, **setup):
+    setup = Setup(systems, prompts=["t1 t2", "t3 t4", "t5", "t6 t7"], **setup)
+    result, spec = play(setup, folder), setup.spec()
+    scored = score(setup.engine("target"), spec, result.requests, 60)
+    assert len(scored) == len(result.requests)
+    return compare(scored, {system.name: system.exact for system in spec.systems}), result, spec
+
+
+def test_exact_output_scores_as_the_targets_own_and_a_drafts_lower(tmp_path):
+    figures, _, _ = judged(tmp_path, ["dssd", "edge_ar", "device_ar", "dssd_as_printed"], requests=60, acceptance=0.4)
+    low, high = figures["dssd"]["target_logprob_ci95"]
+    assert low < figures["edge_ar"]["target_logprob_per_token"] < high
+    assert figures["dssd"]["target_logprob_gap"] is None
+    for name in ("device_ar", "dssd_as_printed"):
+        assert figures[name]["target_logprob_gap_ci95"][1] < 0, name
+
+
+def test_greedy_agreement(tmp_path):
+    greedy = Sampling(temperature=0)
+    figures, _, _ = judged(tmp_path, ["dssd", "device_ar"], requests=20, acceptance=0.7, sampling=greedy)
+    assert figures["dssd"]["greedy_agreement"] == 1
+    assert figures["device_ar"]["greedy_agreement"] == pytest.approx(0.7, abs=0.15)
+
+
+def test_by_hand():
+    scored = [Scored("a", (f"p{i}", 0), -10.0 - i, 10, None) for i in range(6)]
+    scored += [Scored("b", (f"p{i}", 0), -15.0 - i, 10, 5) for i in range(6)]
+    figures = compare(scored, {"a": True, "b": False, "none": False})
+    assert figures["a"]["target_logprob_per_token"] == pytest.approx(-1.25)
+    assert figures["b"]["target_logprob_gap"] == pytest.approx(-0.5)
+    assert np.allclose(figures["b"]["target_logprob_gap_ci95"], -0.5)  # paired: what prompts differ by cancels
+    assert figures["b"]["greedy_agreement"] == 0.5 and "none" not in figures
+    assert compare(scored[6:], {"b": False})["b"]["target_logprob_gap"] is None
+
+
+def test_time_runs_out(tmp_path):
+    setup = Setup(["device_ar"], requests=3)
+    result = play(setup, tmp_path)
+    assert score(setup.engine("target"), setup.spec(), result.requests, -1) == []
+    assert compare([], {"device_ar": False}) == {}
+
+
+def test_lines_are_for_what_is_not_exact(tmp_path):
+    figures, result, spec = judged(tmp_path, ["dssd", "u_hlm"], requests=20)
+    summary = summarise("n", "id", spec.systems, result.rounds, result.requests)
+    assert quality_lines(summary) == []
+    summary["systems"] = [with_quality(record, {"systems": figures}) for record in summary["systems"]]
+    (line,) = quality_lines(summary)
+    assert line.startswith("quality of u_hlm: ") and "never saw" in line and "beside the exact systems" in line
+    assert set(NOTHING) <= set(summary["systems"][0])
