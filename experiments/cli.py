@@ -109,6 +109,29 @@ def quality(
 
 
 @app.command()
+def energy(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or results/NAME for its latest run.")],
+    by: Annotated[str, typer.Option(help="system or request.")] = "system",
+    json: Json = False,
+) -> None:
+    """A run's joules again, from its traces: by node, phase and system, and what was spent for nothing."""
+    with _plain_errors():
+        from experiments.energy_files import run_energy
+        from experiments.energy_table import check_by, energy_lines, energy_table
+        from experiments.store import find_run
+
+        check_by(by)
+        found = run_energy(find_run(folder))
+        rows = energy_table(found, by)
+        if json:
+            _print_json({**found.block, "rows": rows})
+            return
+        if rows:
+            _table(rows, [name for name in rows[0] if name not in ("step_s", "windows_outside")])
+        print("\n".join(energy_lines(found)))
+
+
+@app.command()
 def systems(json: Json = False) -> None:
     """The systems there are: what each is made of, its paper, whether it is exact."""
     with _plain_errors():
@@ -271,6 +294,55 @@ def probes_list(json: Json = False) -> None:
 
         rows = [asdict(finding) for finding in find_probes()]
         _answer(rows, json, lambda rows: _table(rows, ["probe", "status", "resolution_ms", "detail", "remedy"]))
+
+
+Probes = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--probe", help="A probe to read, all by default. Repeatable.", metavar="NAME[:OPTION=VALUE,...]"),
+]
+
+
+@probes_app.command("record")
+def probes_record(
+    command: Annotated[list[str], typer.Argument(help="What to run, after --.", metavar="-- COMMAND...")],
+    out: Annotated[Path, typer.Option("--out", help="The trace, a new file.")],
+    probe: Probes = None,
+    interval_ms: Annotated[float, typer.Option("--interval-ms", min=1.0, help="Between two reads.")] = 20.0,
+    json: Json = False,
+) -> None:
+    """Trace any program: run it, write what the probes say meanwhile, end with its exit code."""
+    with _plain_errors():
+        from experiments.probing import record_command
+
+        found = record_command(command, out, probe or [], interval_ms)
+        joules = f"{found['status']}, no joules" if found["joules"] is None else (
+            f"{found['joules']:.4g} J {found['status']} by {found['source']}")  # fmt: skip
+        _note(f"{found['seconds']:.2f} s, {joules} ({found['reason']}): {out}")
+        if json:
+            _print_json(found)
+        if found["returncode"]:
+            raise typer.Exit(found["returncode"] if found["returncode"] > 0 else 128 - found["returncode"])
+
+
+@probes_app.command("calibrate")
+def probes_calibrate(
+    probe: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--probe", help="The sensor; by default the first that measures.", metavar="NAME[:OPTION=VALUE]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="Of rest, of load, and of rest again.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Watts of this machine at rest and with all cores busy, for `energy:` of a configuration without a sensor."""
+    with _plain_errors():
+        from experiments.probing import calibrate_machine
+
+        def show(found: dict[str, Any]) -> None:
+            print(f"idle_w: {found['idle_w']:.3g}\nfull_w: {found['full_w']:.3g}")
+            _note(f"by {found['probe']}; at rest {found['idle_before_w']:.3g} W before, "
+                  f"{found['idle_after_w']:.3g} W after")  # fmt: skip
+
+        _answer(calibrate_machine(probe, seconds), json, show)
 
 
 # Helpers --------------------------------------------------------------------------------------------------------------

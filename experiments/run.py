@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.energy_files import run_energy, write_energy
 from experiments.launch import Outcome, run_nodes
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
 from experiments.quality import measure_quality
 from experiments.schema import Config, config_id
 from experiments.store import RunFolder, StoreError, create_run
-from experiments.summary import summarise_run
+from experiments.summary import finite, summarise_run
 from netem.backend import choose_backend, choose_congestion
 from netem.check import check_link
 from netem.lab import exit_on_sigterm, open_lab
@@ -60,10 +61,13 @@ def _judge(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def sum_up(folder: RunFolder) -> dict[str, Any]:
-    """summary.json, report.html, figures/ and trace.json from the records: made again whenever asked for."""
+    """summary.json, energy.csv, emissions.csv, report.html, figures/ and trace.json from the records: made again
+    whenever asked for."""
     from experiments.report import write_figures, write_report, write_trace
 
-    summary = summarise_run(folder)
+    energy = run_energy(folder)
+    write_energy(folder, energy)
+    summary = {**summarise_run(folder), "energy": finite(energy.block)}
     folder.write_summary(summary)
     write_report(folder, summary)
     write_figures(folder, summary)

@@ -152,7 +152,7 @@ class RunFolder:
     def _merge_power(self) -> Path:
         path = self.path / "power.jsonl"
         encoder = msgspec.json.Encoder()
-        with _replacing(path) as temporary, temporary.open("wb") as out:
+        with replacing(path) as temporary, temporary.open("wb") as out:
             for sample in self.samples():
                 out.write(encoder.encode(sample._asdict()) + b"\n")
         return path
@@ -236,7 +236,7 @@ def _to_parquet(path: Path) -> Path:
     options = pyarrow.json.ReadOptions(block_size=max(1 << 20, min(len(data) + 1, 1 << 30)))
     table = pyarrow.json.read_json(pyarrow.BufferReader(data), read_options=options)
     target = path.with_suffix(".parquet")
-    with _replacing(target) as temporary:
+    with replacing(target) as temporary:
         pyarrow.parquet.write_table(table, temporary)
     return target
 
@@ -250,12 +250,12 @@ def _is_json(line: bytes) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place when all of it is written: readers see the old one or the new
     one."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")

@@ -50,9 +50,9 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
         clock_offset_ns=0.0 if clock["compared"] else None,  # the folder's records are on the device's clock already
     )
     quality = run.quality()
-    summary["systems"] = [_finite(with_quality(figures, quality)) for figures in summary["systems"]]
+    summary["systems"] = [finite(with_quality(figures, quality)) for figures in summary["systems"]]
     models = {node: model for node in ("device", "edge") if (model := run.node(node).get("engine"))}
-    return {**summary, "status": manifest.get("status", ""), "models": models, "clock": _finite(clock)}
+    return {**summary, "status": manifest.get("status", ""), "models": models, "clock": finite(clock)}
 
 
 def summarise(
@@ -96,7 +96,7 @@ def summarise(
         "systems": records,
         "events": [dict(event) for event in events],
     }
-    return _finite(summary)
+    return finite(summary)
 
 
 def _record(
@@ -260,12 +260,12 @@ def _percentile(values: Sequence[float], pct: float) -> float | None:
     return float(np.percentile(values, pct)) if values else None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Seven digits are more than any of this is good for; what is no number becomes null."""
     if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else json.loads(json.dumps(value, default=str))
