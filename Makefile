@@ -2,7 +2,8 @@
 .PHONY: setup run test test-all lint bench clean
 .DEFAULT_GOAL := help
 VENV := .venv/bin
-ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+# Root only where a user may not make namespaces of their own.
+ROOT := $(shell [ "$$(id -u)" = 0 ] || unshare --user --map-root-user --net true 2>/dev/null || command -v sudo)
 export HF_HUB_OFFLINE ?= 1
 
 help:

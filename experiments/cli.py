@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `dssd --help` has to answer
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ probes_app = typer.Typer(help="Power and compute probes of this machine.", no_ar
 app.add_typer(netem_app, name="netem")
 app.add_typer(probes_app, name="probes")
 
+OWN_NAMESPACES = "DSSD_ENTER_OWN_NAMESPACES"  # set for the process that `_take_rights_for` starts
 WIDTH_IN_FILES = 200  # of a table that nobody's terminal limits
 Json = Annotated[bool, typer.Option("--json", help="The last line on stdout is one JSON document.")]
 ConfigPath = Annotated[Path, typer.Argument(help="An experiment's YAML file.", metavar="CONFIG")]
@@ -62,6 +64,7 @@ def run(
         if dry_run:
             _answer(describe_run(loaded), json, lambda plan: print("\n".join(plan["lines"])))
             return
+        _take_rights_for(loaded.link)
         folder, summary = run_experiment(loaded, out)
         print_table(summary)
         _note(f"\nfiles: {folder.path}\nreport: {folder.path / 'report.html'}")
@@ -255,7 +258,9 @@ def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = Fa
         from experiments.run import check_only
         from experiments.schema import load_config
 
-        link = check_only(load_config(config, overrides or []))
+        loaded = load_config(config, overrides or [])
+        _take_rights_for(loaded.link)
+        link = check_only(loaded)
         _answer(link, json, lambda found: print(jsonlib.dumps(found, indent=1)))
         if link["problems"]:
             raise typer.Exit(1)
@@ -410,6 +415,16 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _take_rights_for(link: Any) -> None:
+    """A user who is not root builds a lab inside namespaces of their own. A process enters those before it has a
+    second thread, and numpy starts some: so the command begins again, and `main` goes in first."""
+    from netem.rootless import needs_own_namespaces
+
+    if needs_own_namespaces(link):
+        again = [sys.executable, "-m", "experiments.cli", *sys.argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, OWN_NAMESPACES: "1"})
+
+
 def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -431,6 +446,14 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
+    if os.environ.pop(OWN_NAMESPACES, None):
+        from netem.errors import BackendError
+        from netem.rootless import enter_own_namespaces
+
+        try:
+            enter_own_namespaces()
+        except BackendError as error:
+            sys.exit(f"dssd: {error}")
     app()
 
 
