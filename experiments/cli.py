@@ -40,6 +40,10 @@ KeysDir = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--keys", help="Directory of CURVE keys (`dssd keys DIR` makes one)."),
 ]
+Control = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Of the control line, which compares the clocks; by default any port beside the link."),
+]
 Plain = Annotated[bool, typer.Option("--plain", help="No encryption, no authentication; recorded as such.")]
 
 
@@ -182,26 +186,28 @@ def bench(
 def edge(
     config: ConfigPath,
     bind: Annotated[str, typer.Option(help="Where to listen.")] = "tcp://127.0.0.1:5555",
+    control: Control = None,
     keys: KeysDir = None,
     plain: Plain = False,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/edge"),
 ) -> None:
     """Run the edge node alone, until Ctrl-C."""
-    _node("edge", config, overrides, out, ["--bind", bind], keys, plain)
+    _node("edge", config, overrides, out, ["--bind", bind, *_control(control)], keys, plain)
 
 
 @app.command()
 def device(
     config: ConfigPath,
     connect: Annotated[str, typer.Option(help="Where the edge listens.")] = "tcp://127.0.0.1:5555",
+    control: Control = None,
     keys: KeysDir = None,
     plain: Plain = False,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/device"),
 ) -> None:
     """Run the device node alone, against an edge that is already there."""
-    _node("device", config, overrides, out, ["--connect", connect], keys, plain)
+    _node("device", config, overrides, out, ["--connect", connect, *_control(control)], keys, plain)
 
 
 @app.command()
@@ -375,6 +381,10 @@ def _node(
         spec.write_bytes(msgspec.json.encode(load_config(config, overrides or []).to_runspec()))
         secrets = ["--keys", str(keys)] if keys else []
         raise typer.Exit(node_main([node, "--spec", str(spec), "--out", str(out), *where, *secrets]))
+
+
+def _control(address: str | None) -> list[str]:
+    return ["--control", address] if address else []
 
 
 def _system_record(system: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Two hosts' clocks are never subtracted: without a comparison, and on two boots, 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,15 @@ def edge_clock(run: Path) -> Offset | None:
     return SAME_CLOCK if len(boots) < 2 else None
 
 
-def describe_clock(run: Path) -> dict[str, Any]:
-    """For the summary: `error_ms` bounds every one-way time. None where the clocks were not compared."""
+def describe_clock(run: Path, instants_ns: Sequence[int]) -> dict[str, Any]:
+    """For the summary: `error_ms` bounds every one-way time between the first and the last of these instants of the
+    device's clock. None where the clocks were not compared."""
     offset, recorded = edge_clock(run), recorded_clock(run)
     return {
         "compared": offset is not None,
         "same": offset == SAME_CLOCK,
         "offset_ms": offset.offset_ns / 1e6 if offset else None,
-        "error_ms": offset.error_ns / 1e6 if offset else None,
+        "error_ms": max(map(offset.error_at_ns, instants_ns), default=offset.error_ns) / 1e6 if offset else None,
         "drift_ppm": offset.drift_ppm if offset else None,
         "path": recorded.get("path", "none"),
         "problem": recorded.get("problem", ""),

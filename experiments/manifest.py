@@ -67,9 +67,11 @@ def end_manifest(
     link: Mapping[str, Any],
     models: Mapping[str, Any],
     events: list[dict[str, Any]],
+    device: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The same with what came to be known. `status` is `complete`, or what ended the run; `link` what was
-    applied and observed, `models` every node's `engine.describe()` with its hashes."""
+    applied and observed, `models` every node's `engine.describe()` with its hashes, `device` what the device left: how
+    the edge's clock compares, what the device was held to."""
     return {
         **manifest,
         "ended": _now(),
@@ -78,6 +80,8 @@ def end_manifest(
         "models": dict(models),
         "events": events,
         "clock_at_end": clock_pair(),
+        "edge_clock": (device or {}).get("clock", {}),
+        "device_limits": (device or {}).get("limits", {}),
     }
 
 

@@ -56,7 +56,12 @@ class NodeSection(Strict):
 
 
 class DeviceSpec(NodeSection):
-    pass
+    """A device may be held to a part of this machine, so that a server stands in for a smaller one."""
+
+    cpus: list[Annotated[int, Field(ge=0)]] = Field(default=[], description="the cores it may use; empty: all")
+    cpu_share: float | None = Field(
+        default=None, gt=0.01, description="of one core's time: 0.25 is a quarter of a core (cgroup v2 quota)"
+    )
 
 
 class EdgeSpec(NodeSection):
@@ -92,6 +97,13 @@ class WattsSpec(Strict):
 class EnergySpec(Strict):
     device: WattsSpec = WattsSpec()
     edge: WattsSpec = WattsSpec()
+    radio: dict[str, Any] = Field(
+        default={}, description="of the device, modelled: {technology: lte}, or coefficients and their source"
+    )
+    baseline_s: float = Field(
+        default=2.0, ge=0, le=600, description="of rest before and after the requests, where joules are measured"
+    )
+    carbon_kg_per_kwh: float | None = Field(default=None, ge=0, description="for emissions.csv; none is assumed")
     interval_ms: float = Field(default=50.0, ge=1, le=60_000, description="between two reads of the probes")
 
 

@@ -41,7 +41,10 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
         raise
     finally:
         models = {node: engine for node in ("device", "edge") if (engine := folder.node(node).get("engine"))}
-        ended = end_manifest(manifest, status=status, link=outcome.link, models=models, events=outcome.events)
+        device = folder.node("device")
+        ended = end_manifest(
+            manifest, status=status, link=outcome.link, models=models, events=outcome.events, device=device
+        )
         folder.write_manifest(ended)
         folder.close()
         summary = sum_up(folder) if folder.requests().records else {}

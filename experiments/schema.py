@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,13 +190,16 @@ class Config(Strict):
     def to_runspec(self) -> RunSpec:
         def probes(node: Literal["device", "edge"]) -> ProbeSpec:
             watts = getattr(self.energy, node)
-            return ProbeSpec(getattr(self, node).probes, self.energy.interval_ms, watts.idle_w, watts.full_w)
+            radio = self.energy.radio if node == "device" else {}
+            return ProbeSpec(getattr(self, node).probes, self.energy.interval_ms, watts.idle_w, watts.full_w, radio)
 
         return RunSpec(
             name=self.name,
             systems=self.compositions,
             sampling=Sampling(**self.sampling.model_dump(), seed=self.seed),
-            device=NodeSpec(self.device_engine, probes("device")),
+            device=NodeSpec(
+                self.device_engine, probes("device"), cpus=self.device.cpus, cpu_share=self.device.cpu_share
+            ),
             edge=NodeSpec(
                 self.edge_engine,
                 probes("edge"),
@@ -210,15 +214,17 @@ class Config(Strict):
             repeats=self.repeats,
             warmup=self.warmup,
             timing=self.timing,
+            shaped=self.link.is_shaped,
+            baseline_s=self.energy.baseline_s,
         )
 
     def resolved(self) -> dict[str, Any]:
         """Plain YAML values; `load_config` of them gives this configuration again."""
         plain: dict[str, Any] = self.model_dump(mode="json", exclude={"draft_length", "models", "engine", "pace"})
         plain["systems"] = [e.spell_out(system) for e, system in zip(self.systems, self.compositions)]
-        plain["device"] = {"engine": self.device_engine, "probes": self.device.probes}
-        for short in ("pace", "threads", "dtype"):
-            del plain["edge"][short]
+        for node, short in product(("device", "edge"), ("pace", "threads", "dtype")):
+            del plain[node][short]
+        plain["device"] |= {"engine": self.device_engine}
         plain["edge"] |= {"engine": self.edge_engine, "draft_engine": self.edge_draft_engine}
         plain["workload"]["sha256"] = self.workload.file_sha256
         return msgspec.to_builtins(plain)

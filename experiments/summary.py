@@ -36,7 +36,7 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
     for file, read in (("rounds.jsonl", rounds), ("requests.jsonl", requests)):
         if read.damaged:
             events.append({"event": "damaged_lines", "file": file, "lines": read.damaged})
-    clock = describe_clock(run.path)
+    clock = describe_clock(run.path, [t_ns for r in requests.records for t_ns in (r.start_ns, r.end_ns)])
     summary = summarise(
         spec.name,
         run.run_id,

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from transport.clock import ClockSample
 from transport.link import Arrival, DeviceLink
 from transport.messages import (
     Closed,
@@ -61,7 +62,8 @@ class Channel:
         self.retry_after_s, self.give_up_after_s = retry_after_s, give_up_after_s
         self.edge_holds = 0  # tokens of this session the edge has
         self.counters: Counter[str] = Counter()
-        self.edge: dict[str, Any] = {}
+        self.edge: dict[str, Any] = {}  # what it says of itself
+        self.handshake: ClockSample | None = None  # the two clocks, as the last one showed them
         self._early: deque[Arrival] = deque()
         self._contract = 0
         self._session = 0
@@ -74,7 +76,7 @@ class Channel:
     def agree(self) -> None:
         """Both nodes hold the same contract, or EdgeError names every difference with both values."""
         hello = pack(Header(Kind.HELLO), Hello(PROTOCOL, self.system, self.agreement))
-        self.link.send(hello)
+        sent_ns = self.link.send(hello)
         silent_since = time.monotonic()
         while True:
             arrival = self._next()
@@ -86,6 +88,7 @@ class Channel:
             if header.kind == Kind.WELCOME:
                 welcome = unpack_body(arrival.frames, Welcome)
                 self._contract, self.edge = welcome.number, welcome.node
+                self.handshake = ClockSample(sent_ns, header.arrived_ns, header.arrived_ns, arrival.arrived_ns)
                 return
             if header.kind == Kind.ERROR and header.session == 0:
                 raise _as_error(unpack_body(arrival.frames, Error))

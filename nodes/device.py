@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -24,6 +25,7 @@ from nodes.runspec import Prompt, RunSpec, conversation_id
 from nodes.sampling import Coins
 from nodes.schedules import load_schedule
 from nodes.session import Session
+from transport.clock import ClockSample
 from transport.link import DeviceLink
 from transport.messages import Open
 
@@ -77,11 +79,21 @@ class DeviceNode:
 
     def run(self, on_request: Callable[[RequestRecord, int, int], None] = lambda record, done, total: None) -> None:
         """All jobs; `on_request(record, done, total)` after each. Raises EdgeError, EngineError."""
-        for system in self.spec.systems:  # every handshake first: a refusal should cost no measurement
-            self._drafter(system)
+        self.agree()
         todo = list(jobs(self.spec))
         for done, job in enumerate(todo, 1):
             on_request(self.serve(job), done, len(todo))
+
+    def agree(self) -> None:
+        """Every handshake first: a refusal should cost no measurement."""
+        for system in self.spec.systems:
+            self._drafter(system)
+
+    def edge(self) -> tuple[dict[str, Any], ClockSample | None]:
+        """What the edge said of itself in the latest handshake, and what that showed of the clocks."""
+        met = [channel for channel in self._channels.values() if channel.handshake]
+        latest = max(met, key=lambda channel: channel.handshake.received_ns, default=None)  # type: ignore[union-attr]
+        return (latest.edge, latest.handshake) if latest else ({}, None)
 
     def serve(self, job: Job) -> RequestRecord:
         """One request, from its prompt to its last token."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +71,18 @@ class EdgeSession:
 
 
 class EdgeNode:
-    """Serves the systems of `spec` with `engine`; `draft_engine` for those that draft at the edge."""
+    """Serves the systems of `spec` with `engine`; `draft_engine` for those that draft at the edge. `about` is what
+    a device is told of this node when it is welcomed, besides its engine."""
 
-    def __init__(self, spec: RunSpec, engine: Engine, link: EdgeLink, draft_engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: Engine,
+        link: EdgeLink,
+        draft_engine: Engine | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.about = {"engine": engine.name, "labels": sorted(engine.labels), **(about or {})}
         self.spec, self.engine, self.link, self.draft_engine = spec, engine, link, draft_engine
         self.batcher = Batcher(engine, make_batch(spec.edge.batch))
         self.counters: Counter[str] = Counter()
@@ -133,7 +142,7 @@ class EdgeNode:
                 f"device and edge differ for {hello.system}: " + "; ".join(differences),
                 "give both nodes the same configuration and models",
             )
-        welcome = Welcome(served.number, {"engine": self.engine.name, "labels": sorted(self.engine.labels)})
+        welcome = Welcome(served.number, self.about)
         self._send(arrival.peer, pack(ReplyHeader(Kind.WELCOME, arrived_ns=arrival.arrived_ns), welcome))
 
     def _open(self, peer: bytes, header: Header, opening: Open) -> None:

@@ -16,60 +16,79 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nodes.alignment import Alignment
 from nodes.channel import EdgeError
 from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
 from nodes.edge import EdgeNode
 from nodes.engine import Engine, EngineError
 from nodes.engine.make import make_engine
+from nodes.limits import LimitError, limited
 from nodes.policies.stop import make_stop
 from nodes.probes import Probe, ProbeError, make_probe, probe_names
 from nodes.probes.sampler import Sampler
 from nodes.records import RecordWriter
 from nodes.runspec import NodeSpec, RunSpec, read_runspec
+from transport.clock import clock_identity
+from transport.control import ControlClient, ControlServer
 from transport.keys import KeysError, load_device_keys, load_edge_keys
 from transport.link import LinkError
 from transport.zmq_link import LinkTiming, ZmqDeviceLink, ZmqEdgeLink
 
 log = logging.getLogger("dssd")
-EXPECTED = (EdgeError, EngineError, LinkError, KeysError, ProbeError, CompositionError)
+EXPECTED = (EdgeError, EngineError, LinkError, KeysError, ProbeError, CompositionError, LimitError)
 HEADER_ROOM_BYTES = 1 << 16
 PROMPT_ROOM_BYTES = 8 << 20  # a long prompt rides in the header
 SWITCH_INTERVAL_S = 5e-4  # a socket's thread should not wait 5 ms for the compute loop to let go of the interpreter
 PR_SET_PDEATHSIG = 1
 
 
-def run_edge(spec: RunSpec, out: Path, bind: str, keys: Path | None, stopping: threading.Event) -> None:
+def run_edge(
+    spec: RunSpec, out: Path, bind: str, keys: Path | None, stopping: threading.Event, control: str | None = None
+) -> None:
     """Serve until `stopping`. Announces `ready` with the endpoint once a device may connect."""
     with ExitStack() as stack:
         engine = make_engine(spec.edge.engine, "target")
         drafter = make_engine(spec.edge.draft_engine, "draft") if spec.edge.draft_engine else None
-        stack.enter_context(_sampler("edge", spec.edge, engine, out, spec.shared_machine))
+        sampler = stack.enter_context(_sampler("edge", spec.edge, engine, out, spec.shared_machine))
+        secrets = load_edge_keys(keys) if keys else None
         link = ZmqEdgeLink(
             bind,
-            keys=load_edge_keys(keys) if keys else None,
+            keys=secrets,
             timing=link_timing(spec, engine.vocab_size),
             max_message_bytes=largest_message_bytes(spec, engine.vocab_size) + PROMPT_ROOM_BYTES,
         )
         stack.callback(link.close)
-        node = EdgeNode(spec, engine, link, drafter)
-        _announce("ready", endpoint=link.endpoint, pid=os.getpid())
+        beside = control or f"{bind.rpartition(':')[0]}:0"
+        line = stack.enter_context(ControlServer(beside, keys=secrets, timing=link_timing(spec, engine.vocab_size)))
+        about = {
+            "control_port": int(line.endpoint.rpartition(":")[2]),
+            "clock": clock_identity(),
+            "energy_status": sampler.energy_source.status,
+        }
+        node = EdgeNode(spec, engine, link, drafter, about)
+        _announce("ready", endpoint=link.endpoint, control=line.endpoint, pid=os.getpid())
         node.serve(stopping.is_set)
         counters = {"counters": dict(node.counters), "link": dict(link.counters)}
         _write(out / "edge.json", {"engine": engine.describe(), **counters})
 
 
-def run_device(spec: RunSpec, out: Path, connect: str, keys: Path | None, interface: str | None) -> None:
-    """Run the spec's requests against the edge at `connect`, writing records to `out`."""
+def run_device(
+    spec: RunSpec, out: Path, connect: str, keys: Path | None, interface: str | None, control: str | None = None
+) -> None:
+    """Run the spec's requests against the edge at `connect`, writing records to `out`. `control`: the edge's control
+    line, where it is not beside the link."""
     with ExitStack() as stack:
+        limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share))
         engine = make_engine(spec.device.engine, "draft")
-        stack.enter_context(_sampler("device", spec.device, engine, out, spec.shared_machine))
+        sampler = stack.enter_context(_sampler("device", spec.device, engine, out, spec.shared_machine, interface))
         writer = RecordWriter(out)
         stack.callback(writer.close)
         secrets = load_device_keys(keys) if keys else None
@@ -84,8 +103,18 @@ def run_device(spec: RunSpec, out: Path, connect: str, keys: Path | None, interf
                 max_message_bytes=largest_message_bytes(spec, engine.vocab_size),
             )
 
+        def call(address: str) -> ControlClient:
+            identity = f"{node_id}/control".encode()
+            return ControlClient(address, keys=secrets, identity=identity, timing=link_timing(spec, engine.vocab_size))
+
         node = DeviceNode(spec, engine, make_link, writer, interface)
         stack.callback(node.close)
+        node.agree()
+        clocks = Alignment(connect, control, spec.shaped, call)
+        clocks.measure(*node.edge())
+        statuses = {sampler.energy_source.status, node.edge()[0].get("energy_status")}
+        rest_s = spec.baseline_s if "measured" in statuses else 0.0
+        baseline = [_rest(rest_s)]
         node.run(
             lambda record, done, total: _announce(
                 "request",
@@ -98,7 +127,18 @@ def run_device(spec: RunSpec, out: Path, connect: str, keys: Path | None, interf
                 e2e_ms=round(record.e2e_ms, 3),
             )
         )
-        _write(out / "device.json", {"engine": engine.describe(), "channels": node.counters()})
+        baseline.append(_rest(rest_s))
+        clocks.measure(*node.edge())
+        _write(
+            out / "device.json",
+            {
+                "engine": engine.describe(),
+                "channels": node.counters(),
+                "limits": limits,
+                "clock": clocks.record(),
+                "baseline": baseline if rest_s else [],
+            },
+        )
         _announce("done")
 
 
@@ -113,7 +153,16 @@ def link_timing(spec: RunSpec, vocab_size: int) -> LinkTiming:
     return LinkTiming(timing.rtt_ms, timing.rate_mbps, timing.loss_pct, largest_message_bytes(spec, vocab_size))
 
 
-def _sampler(node: str, spec: NodeSpec, engine: Engine, out: Path, shared: bool) -> Sampler:
+def _rest(seconds: float) -> list[int]:
+    """Nothing happens on either node: what they draw now is their baseline. Returns when, in monotonic ns."""
+    began_ns = time.monotonic_ns()
+    time.sleep(seconds)
+    return [began_ns, time.monotonic_ns()]
+
+
+def _sampler(
+    node: str, spec: NodeSpec, engine: Engine, out: Path, shared: bool, interface: str | None = None
+) -> Sampler:
     """All probes this machine has, or those that are named; the node's own processes are what they watch."""
     wanted = spec.probes.probes or probe_names()
     probes: list[Probe] = []
@@ -122,6 +171,8 @@ def _sampler(node: str, spec: NodeSpec, engine: Engine, out: Path, shared: bool)
         if name == "psutil_estimate":
             options = {"idle_w": spec.probes.idle_w, "full_w": spec.probes.full_w}
             options["pids"] = {node: os.getpid()} if shared else ()
+        elif name == "radio_model" and spec.probes.radio:
+            options = {"interface": interface or "", **spec.probes.radio}
         elif name == "paced_model" and "paced" in engine.labels:
             pace = engine.pace  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
             options = {
@@ -155,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bind", default="tcp://127.0.0.1:0")
     parser.add_argument("--connect")
     parser.add_argument("--keys", type=Path, help="directory of CURVE keys; without it the link is plain")
+    parser.add_argument("--control", help="where the control line listens, or is; by default beside the link")
     parser.add_argument("--interface", help="device: count this interface's bytes")
     parser.add_argument("--die-with-parent", action="store_true")
     args = parser.parse_args(argv)
@@ -175,9 +227,9 @@ def main(argv: list[str] | None = None) -> int:
         spec = read_runspec(args.spec)
         args.out.mkdir(parents=True, exist_ok=True)
         if args.node == "edge":
-            run_edge(spec, args.out, args.bind, args.keys, stopping)
+            run_edge(spec, args.out, args.bind, args.keys, stopping, args.control)
         else:
-            run_device(spec, args.out, args.connect, args.keys, args.interface)
+            run_device(spec, args.out, args.connect, args.keys, args.interface, args.control)
     except EXPECTED as error:
         log.error("%s", error)
         _announce("failed", error=str(error))

@@ -37,6 +37,7 @@ class ProbeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     interval_ms: float = 50.0
     idle_w: float | None = None
     full_w: float | None = None
+    radio: dict[str, Any] = {}  # options of radio_model; empty: no radio
 
 
 class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +46,8 @@ class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     draft_engine: dict[str, Any] | None = None  # edge only: for systems that draft at the edge
     batch: str | dict[str, Any] = "immediate"
     max_sessions: int = 256
+    cpus: list[int] = []  # device only: the cores it may use; empty: all
+    cpu_share: float | None = None  # device only: seconds of CPU it may use a second
 
 
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +64,8 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):
     warmup: int = 1  # requests per system before anything counts
     shared_machine: bool = True  # both nodes run here: a sensor of the machine tells neither's share
     timing: Timing = Timing()
+    shaped: bool = False  # the link was made slower than it is
+    baseline_s: float = 0.0  # of rest before the first request and after the last, where joules are measured
 
     def system(self, name: str) -> System | None:
         return next((system for system in self.systems if system.name == name), None)

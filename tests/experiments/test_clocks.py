@@ -1,0 +1,65 @@
+"""A run whose edge had another clock comes out as the same run on one clock, within the error it states."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from far_clock import ELSEWHERE, HANDSHAKE, HOUR_NS, FarEdge
+from report_run import WATTS, rewrite, toy_run
+
+from experiments.clocks import edge_clock
+from experiments.energy_files import run_energy
+from experiments.store import RunFolder
+from experiments.summary import summarise_run
+from nodes.alignment import Alignment
+
+SYSTEMS = ("edge_ar", "dssd", "dssd_lookahead")
+
+
+def test_hours_and_200_ppm_change_nothing(tmp_path):
+    folder = toy_run(tmp_path, SYSTEMS)
+    here, joules = summarise_run(folder), run_energy(folder).block["nodes"]
+    far = FarEdge(offset_ns=-7 * HOUR_NS, drift_ppm=200.0)
+    move_edge(folder, far)
+    there = summarise_run(folder)
+    assert here["clock"]["error_ms"] == 0 and here["clock"]["same"]
+    clock = there["clock"]
+    assert not clock["same"] and clock["path"] == "shaped"
+    assert clock["drift_ppm"] is None or clock["drift_ppm"] == pytest.approx(200, abs=60)
+    assert 0 < clock["error_ms"] < 2.5
+    for one, other in zip(here["systems"], there["systems"]):
+        for part, ms in one["parts_ms"].items():
+            assert other["parts_ms"][part] == pytest.approx(ms, abs=clock["error_ms"] + 1e-3), part
+    moved = run_energy(folder).block["nodes"]
+    for node in WATTS:
+        assert moved[node]["joules"] == pytest.approx(joules[node]["joules"], rel=0.005)
+
+
+def test_clocks_that_were_not_compared_are_not_subtracted(tmp_path):
+    folder = toy_run(tmp_path, SYSTEMS, boots=("one", "another"))
+    (tmp_path / "device.json").write_text(json.dumps({"clock": {"same": False, "offset": None, "path": "none"}}))
+    assert edge_clock(folder.path) is None
+    summary = summarise_run(folder)
+    assert summary["clock"]["compared"] is False and summary["clock"]["error_ms"] is None
+    for figures in summary["systems"]:
+        assert "network_up" not in figures["parts_ms"] and "network" in figures["parts_ms"]
+        assert figures["energy_edge_j_per_token"] is None
+
+
+def move_edge(folder: RunFolder, far: FarEdge) -> None:
+    """Rewrite what the edge stamped as `far` would have, with the comparison that the device would have made."""
+    requests = folder.requests().records
+    alignment = Alignment("tcp://edge:5555", None, True, far.call)
+    far.now_ns = requests[0].start_ns - 100_000_000
+    alignment.measure(ELSEWHERE, HANDSHAKE)
+    far.now_ns = requests[-1].end_ns
+    alignment.measure(ELSEWHERE, HANDSHAKE)
+    (folder.path / "device.json").write_text(json.dumps({"clock": alignment.record()}))
+
+    def stamped(record, key):
+        if record.get(key):
+            record[key] = far.at(record[key])
+
+    rewrite(folder.path / "rounds.jsonl", lambda record: stamped(record, "edge_arrived_ns"))
+    rewrite(folder.path / "power.edge.jsonl", lambda record: stamped(record, "t"))
