@@ -115,7 +115,7 @@ def _record(
     return {
         "system": system.name,
         "title": system.title,
-        "exact": system.exact,
+        "exact": system.exact and not any(record.n_unverified for record in rounds),  # released after a timeout
         "labels": sorted({label for request in requests for label in request.labels}),
         "requests": len(requests),
         "failed_requests": failed,

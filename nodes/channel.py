@@ -35,6 +35,10 @@ class EdgeError(RuntimeError):
     """The edge refused, failed or stayed silent; the message is the edge's own, or says how long was waited."""
 
 
+class EdgeSilent(Exception):
+    """The caller's patience is over, not ours: nothing came, the round may be given up or waited for again."""
+
+
 class SessionLost(Exception):
     """The edge does not know this session: open it again, then repeat the round."""
 
@@ -151,12 +155,16 @@ class Channel:
             self._early.append(arrival)
         return bool(self._early)
 
-    def wait(self, kind: type[Verdict]) -> Answer:
-        """The next reply of this round. Raises SessionLost, or EdgeError with what the edge said."""
+    def wait(self, kind: type[Verdict], patience_s: float | None = None) -> Answer:
+        """The next reply of this round. Raises SessionLost, or EdgeError with what the edge said; EdgeSilent after
+        `patience_s` without it."""
         silent_since = time.monotonic()
+        step_s = self.retry_after_s if patience_s is None else min(self.retry_after_s, patience_s / 3)
         while True:
-            arrival = self._next()
+            arrival = self._next(step_s)
             if arrival is None or arrival.reconnected:
+                if patience_s is not None and time.monotonic() - silent_since >= patience_s:
+                    raise EdgeSilent
                 self._give_up_after(silent_since)
                 self._retry()
                 continue
@@ -175,8 +183,8 @@ class Channel:
             except WireError as error:
                 raise EdgeError(f"the edge answered with a frame this node cannot read: {error}") from error
 
-    def _next(self) -> Arrival | None:
-        return self._early.popleft() if self._early else self.link.receive(self.retry_after_s)
+    def _next(self, timeout_s: float | None = None) -> Arrival | None:
+        return self._early.popleft() if self._early else self.link.receive(timeout_s or self.retry_after_s)
 
     def _transmit(self, header: Header, up: Proposal) -> tuple[int, int]:
         self._sent = (header, up)

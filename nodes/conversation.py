@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nodes.channel import Answer, Channel, EdgeError, SessionLost
+from nodes.channel import Answer, Channel, EdgeError, EdgeSilent, SessionLost
 from nodes.drafting import Drafter
 from nodes.finish import Finish
 from nodes.methods import Draft
@@ -87,17 +87,37 @@ class Conversation:
         record.encode_ms = (record.sent_ns - drafted_ns) / 1e6
         return True
 
-    def settle(self, draft: Draft) -> None:
-        """Wait for the verdict and make it so."""
+    def settle(self, draft: Draft, patience_s: float | None = None) -> bool:
+        """Wait for the verdict and make it so. False: the edge stayed silent for `patience_s`, nothing is settled."""
         while True:
             try:
                 if self.method.streams:
                     self._settle_stream()
                 else:
-                    self._settle_round(draft)
-                return
+                    self._settle_round(draft, patience_s)
+                return True
+            except EdgeSilent:
+                return False
             except SessionLost:
                 self._resume(draft)
+
+    def release(self, draft: Draft) -> None:
+        """Give the round up: the drafted tokens are final as they stand, one is drawn where there are none, and they
+        are counted. What the edge knows by now is not known here, so the next round opens a session of its own with the
+        whole prefix."""
+        record = self._current
+        record.attempt = max(record.attempt, self._channel.attempt)
+        waited_ms = (time.monotonic_ns() - record.sent_ns) / 1e6 - record.roundtrip_ms
+        record.roundtrip_ms += waited_ms
+        record.network_ms += waited_ms
+        self._channel.close_session()
+        self._opened = False
+        tokens = draft.tokens
+        if not tokens:
+            row = self.drafter.row_after(self.session, self.tokens)
+            tokens = [self.method.draw(row, self.coins, len(self.tokens))]
+        record.n_unverified = self._commit(tokens)
+        self._end(record)
 
     def draft_ahead(self, draft: Draft) -> Ahead | None:
         """While the verdict is in flight: suppose all of `draft` stands, guess the token a verdict adds, draft on.
@@ -152,9 +172,9 @@ class Conversation:
         assert up is not None
         self._transmit(up, self._current)
 
-    def _settle_round(self, draft: Draft) -> None:
+    def _settle_round(self, draft: Draft, patience_s: float | None) -> None:
         record = self._current
-        answer = self._hear(record, record.sent_ns)
+        answer = self._hear(record, record.sent_ns, patience_s=patience_s)
         verdict = answer.verdict
         n = verdict.n_accepted
         if n > len(draft.tokens):
@@ -169,7 +189,7 @@ class Conversation:
                     record.up_wire_bytes += frames_bytes
                     record.up_ideal_bytes += payload_bytes(follow_up)
                     record.legs += 1
-                    answer = self._hear(record, sent_ns)
+                    answer = self._hear(record, sent_ns, patience_s=patience_s)
                     verdict = answer.verdict
                     follow_up = legs.send(verdict)
             except StopIteration as stop:
@@ -202,9 +222,11 @@ class Conversation:
                 raise EdgeError(f"the edge ended the stream with {self.remaining} tokens still to make")
             record = self._begin(self._clock_ns)
 
-    def _hear(self, record: RoundRecord, since_ns: int, edge_before_ms: float = 0.0) -> Answer:
+    def _hear(
+        self, record: RoundRecord, since_ns: int, edge_before_ms: float = 0.0, patience_s: float | None = None
+    ) -> Answer:
         """Wait for a reply and book where its time went: `edge_before_ms` of residence was booked already."""
-        answer = self._channel.wait(self.method.Down)
+        answer = self._channel.wait(self.method.Down, patience_s)
         header = answer.header
         edge_ms = header.residence_us / 1e3 - edge_before_ms
         roundtrip_ms = (answer.received_ns - since_ns) / 1e6
