@@ -62,10 +62,16 @@ def measure_quality(folder: RunFolder, seconds: float = 60.0) -> dict[str, Any]:
         "target": engine.name,
         "scored": len(scored),
         "requests": len(requests),
-        "systems": compare(scored, {system.name: system.exact for system in spec.systems}),
+        "systems": compare(scored, exact_systems(folder)),
     }
     folder.write_quality(quality)
     return quality
+
+
+def exact_systems(folder: RunFolder) -> dict[str, bool]:
+    """By name: exact, and nothing went out unseen in this run."""
+    unseen = {record.system for record in folder.rounds().records if record.n_unverified}
+    return {system.name: system.exact and system.name not in unseen for system in folder.spec().systems}
 
 
 def score(engine: Engine, spec: RunSpec, requests: Sequence[RequestRecord], seconds: float) -> list[Scored]:

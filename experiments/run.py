@@ -10,7 +10,7 @@ from experiments.energy_files import run_energy, write_energy
 from experiments.launch import Outcome, run_nodes
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
-from experiments.quality import measure_quality
+from experiments.quality import exact_systems, measure_quality
 from experiments.schema import Config, config_id
 from experiments.store import RunFolder, StoreError, create_run
 from experiments.summary import finite, summarise_run
@@ -53,7 +53,7 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
 
 def _judge(folder: RunFolder) -> list[dict[str, Any]]:
     """Where a system is not exact, ask the target what it thinks of the answers; events where it cannot be asked."""
-    if all(system.exact for system in folder.spec().systems):
+    if all(exact_systems(folder).values()):
         return []
     print("  asking the target about the answers: not every system is exact", file=sys.stderr, flush=True)
     try:
