@@ -44,8 +44,10 @@ class Drafter:
                 break
             if interrupted():
                 return False
-            encoded = self.method.up.encode(self.row_after(session, [*prefix, *draft.tokens]))
-            row = self.method.up.decode(encoded)
+            row = self.row_after(session, [*prefix, *draft.tokens])
+            encoded = self.method.up.encode(row)
+            if not self.method.up.lossless:
+                row = self.method.up.decode(encoded)
             token = self.method.draw(row, coins, draft.base + len(draft.tokens))
             draft.tokens.append(token)
             draft.probs.append(float(row[token]))

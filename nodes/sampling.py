@@ -102,13 +102,14 @@ def sample_many(row: Row, coins: Sequence[float]) -> list[int]:
         height = coin * blocks[-1]
         block = _step(blocks, height)
         start, below = block * BLOCK, blocks[block - 1] if block else 0.0
-        tokens.append(start + _step(np.cumsum(row[start : start + BLOCK], dtype=np.float64), height - below))
+        tokens.append(start + _step(row[start : start + BLOCK].cumsum(dtype=np.float64), height - below))
     return tokens
 
 
 def _step(heights: NDArray[np.float64], height: float) -> int:
     """The first step that rises above `height`; where rounding leaves none, the last that rises at all."""
-    return int(min(heights.searchsorted(height, "right"), heights.searchsorted(heights[-1])))
+    step = heights.searchsorted(height, "right")
+    return int(step if step < len(heights) else heights.searchsorted(heights[-1]))
 
 
 def race(row: Row, noise: NDArray[np.float32]) -> int:

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-PARTS = ("work", "bytes", "speed")
+PARTS = ("work", "bytes", "overhead", "link", "speed")
 
 
 class BenchError(ValueError):

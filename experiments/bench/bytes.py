@@ -43,11 +43,11 @@ def measure(vocab_size: int = VOCAB_SIZE, requests: int = 2, max_new_tokens: int
 
 
 def _up(short: Sequence[RoundRecord], long: Sequence[RoundRecord]) -> list[dict[str, Any]]:
-    longest = {
-        length: max(r.up_wire_bytes for r in rounds if r.n_drafted == length)
+    mean_short, mean_long = (
+        statistics.mean(r.up_wire_bytes for r in rounds if r.n_drafted == length)
         for length, rounds in ((SHORT, short), (LONG, long))
-    }
-    per_drafted = (longest[LONG] - longest[SHORT]) / (LONG - SHORT)
+    )
+    per_drafted = (mean_long - mean_short) / (LONG - SHORT)
     per_round = max(r.up_wire_bytes - PER_DRAFTED_BYTES * r.n_drafted for r in (*short, *long))
     return [
         record(
@@ -55,14 +55,14 @@ def _up(short: Sequence[RoundRecord], long: Sequence[RoundRecord]) -> list[dict[
             per_drafted,
             "B",
             f"<= {PER_DRAFTED_BYTES}",
-            f"largest rounds of {LONG} and of {SHORT} tokens: {longest[LONG]} and {longest[SHORT]} bytes",
+            f"means of rounds of {LONG} and of {SHORT} tokens: {mean_long:.1f} and {mean_short:.1f} bytes",
         ),
         record(
             "bytes: dssd up, a round besides",
             per_round,
             "B",
             f"<= {PER_ROUND_BYTES}",
-            f"largest of {len(short) + len(long)} rounds, less {PER_DRAFTED_BYTES} bytes a drafted token",
+            f"the most of {len(short) + len(long)} rounds, less {PER_DRAFTED_BYTES} bytes a drafted token",
         ),
     ]
 
@@ -85,7 +85,7 @@ def _coupled(rounds: Sequence[RoundRecord]) -> list[dict[str, Any]]:
     up = max(r.up_wire_bytes - ID_BYTES * r.n_drafted for r in rounds)
     down = max(r.down_wire_bytes - ID_BYTES for r in rounds)
     payload = max(r.up_ideal_bytes + r.down_ideal_bytes for r in rounds)
-    note = f"largest of {len(rounds)} rounds; by the paper's count ids and a count, at most {payload} bytes both ways"
+    note = f"the most of {len(rounds)} rounds; by the papers' count, ids and a count, at most {payload} bytes both ways"
     return [
         record(f"bytes: coupled {way}, a round besides its ids", left, "B", f"<= {PER_ROUND_BYTES}", note)
         for way, left in (("up", up), ("down", down))

@@ -9,6 +9,7 @@ import queue
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from transport.zmq_link import ZmqDeviceLink
 
 
 class Rig:
-    """`config` as in an experiment's YAML. Use as a context manager; raises RunError if the edge does not start."""
+    """`config` as in an experiment's YAML; `wrap` goes around the device's engine. Use as a context manager; raises
+    RunError if the edge does not start."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], wrap: Callable[[Engine], Any] = lambda engine: engine) -> None:
         probes = {"probes": ["psutil_trace"]}  # what every machine has: sensors differ in what a read costs
         self.spec = Config.model_validate({"name": "bench", "warmup": 0, "edge": probes, **config}).to_runspec()
-        self.engine: Engine = make_engine(self.spec.device.engine, "draft")
+        self.engine: Engine = wrap(make_engine(self.spec.device.engine, "draft"))
         self._stack = ExitStack()
 
     def __enter__(self) -> Rig:
