@@ -168,7 +168,9 @@ def _rounds(figures: Figures) -> str:
 
 
 def _streamed(figures: Figures) -> bool:
-    return 0 < (figures["round_trips_per_request"] or 0) < (figures["rounds_per_request"] or 0)
+    """Rounds that nothing was sent for; a system that keeps tokens unseen has such rounds too."""
+    asked = 0 < (figures["round_trips_per_request"] or 0) < (figures["rounds_per_request"] or 0)
+    return asked and not figures["unverified_share"]
 
 
 def _joules(figures: Figures) -> str:

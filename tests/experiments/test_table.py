@@ -94,3 +94,10 @@ def test_a_link_in_words():
     assert link_text(link) == "up 10 Mbit/s 25 ± 5 ms 1 % loss, down 25 ms (netns, 50.3 ms round trip measured)"
     assert link_text({"declared": LinkSpec().model_dump(), "backend": "loopback"}) == "this machine's own, not shaped"
     assert link_text({}) == "this machine's own, not shaped"
+
+
+def test_a_round_kept_unseen_is_not_a_streamed_one(summary):
+    streamed = {**summary["systems"][0], "rounds_per_request": 8.0, "round_trips_per_request": 1.0}
+    for unseen, said in ((0.0, True), (0.2, False)):
+        summary["systems"] = [{**streamed, "unverified_share": unseen}]
+        assert ("streamed" in printed(summary)) == said
