@@ -162,7 +162,7 @@ def models(json: Json = False) -> None:
 def bench(
     only: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--only", help="One part: speed, overhead, link, bytes, work. Repeatable."),
+        typer.Option("--only", help="One part: speed, overhead, link, bytes, work, energy. Repeatable."),
     ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", help="Also write the records to this file.")] = None,  # noqa: UP045
     json: Json = False,
