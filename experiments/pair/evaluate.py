@@ -85,9 +85,7 @@ def _of_labels(logprobs: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def ms_per_token(
-    pair: Pair, *, n_prompt: int = 64, n_generated: int = 64, n_repeats: int = 9
-) -> dict[str, float]:
+def ms_per_token(pair: Pair, *, n_prompt: int = 64, n_generated: int = 64, n_repeats: int = 9) -> dict[str, float]:
     """Milliseconds per token of each model: batch 1, fp32, KV cache, one thread.
 
     The models take turns so that a busy machine slows both; the median of the repeats counts.
