@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nodes.engine.hf_dists import TorchDists, process
+from nodes.engine.hf_dists import TorchDists, largest, process
 from nodes.sampling import Sampling
 from nodes.sampling import process as process_numpy
 
@@ -69,3 +69,19 @@ def test_rows_and_at_agree():
     assert dists.at([]).shape == (0,)
     with pytest.raises(IndexError):
         dists.at([1] * 5)
+
+
+@pytest.mark.parametrize("size", [9, 64, 4096, 20_001])
+@pytest.mark.parametrize("spread", [0.5, 50.0])
+def test_the_largest_of_a_wide_row_are_found_by_blocks(size, spread):
+    logits = (spread * torch.randn(3, size, generator=torch.Generator().manual_seed(size))).round()  # full of ties
+    logits[1, size // 2 :] = -torch.inf
+    ranked, ids = largest(logits, 5)
+    assert torch.equal(ranked, torch.topk(logits, 5).values)
+    assert torch.equal(logits.gather(1, ids), ranked)
+    assert all(len(set(row)) == 5 for row in ids.tolist())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_k=7), Sampling(top_k=7, top_p=0.6)])
+def test_ties_in_a_wide_row_keep_the_lowest_ids(sampling):
+    assert_same(np.random.default_rng(0).standard_normal((2, 20_000)).astype(np.float32).round(), sampling)
