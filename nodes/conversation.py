@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,7 +257,7 @@ class Conversation:
     def _begin(self, drafted_ns: int) -> RoundRecord:
         self._emit()
         self.rounds += 1
-        record = RoundRecord(**{name: getattr(self._template, name) for name in RoundRecord.__struct_fields__})
+        record = copy(self._template)
         record.round = self.rounds
         record.epoch = self.coins.epoch
         record.start_ns = self._clock_ns

@@ -84,10 +84,12 @@ def assisted_generation(texts: list[str], temperature: float, max_new_tokens: in
     """transformers' `generate` with the bundled pair, as plain as ours: the draft stops at its length alone, and
     nothing but the length ends a request."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     from nodes.engine.bundled import bundled_paths
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     folders = {kind: bundled_paths(kind) for kind in ("draft", "target")}
     draft, target = (
