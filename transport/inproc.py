@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transport.link import Arrival, Frames, LinkError
+from transport.link import Arrival, Frames, Inbox, LinkError
 
 COUNTERS = (
     *("messages_in", "messages_out", "bytes_in", "bytes_out"),
@@ -53,7 +53,7 @@ class _InprocLink:
     def __init__(self, address: str, faults: Faults | None) -> None:
         self.address = address
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self._inbox: queue.SimpleQueue[Arrival | LinkError] = queue.SimpleQueue()
+        self._inbox = Inbox()  # of Arrival or, once, LinkError
         self._copies = (faults or Faults()).copies()
         self._closed = False
 

@@ -6,10 +6,14 @@ stamps arrivals, so a busy compute loop never books its own slowness as network 
 
 from __future__ import annotations
 
+import queue
+import sys
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 Frames = list[bytes]
+# Python 3.10's SimpleQueue waits for ever when a short time-out has passed before it begins to wait.
+Inbox: Any = queue.SimpleQueue if sys.version_info >= (3, 11) else queue.Queue
 
 
 class LinkError(RuntimeError):

@@ -19,7 +19,7 @@ from typing import Any
 
 import zmq
 
-from transport.link import Arrival, Frames, LinkError
+from transport.link import Arrival, Frames, Inbox, LinkError
 from transport.timing import LinkTiming
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class SocketThread:
         self.address = address
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._max_message_bytes = max_message_bytes
-        self._inbox: queue.SimpleQueue[Arrival | LinkError] = queue.SimpleQueue()
+        self._inbox = Inbox()  # of Arrival or, once, LinkError
         self._outbox: deque[Frames] = deque()
         self._put_bytes = self._taken_bytes = 0  # into the inbox, by the thread; out of it, by the reader
         self._connections: set[int] = set()
