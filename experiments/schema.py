@@ -34,7 +34,7 @@ from experiments.reading import NAME, ConfigError, Strict, explain, override, re
 from experiments.systems_section import SystemEntry, as_entry
 from experiments.workloads import WorkloadSpec
 from netem.spec import LinkSpec
-from nodes.composition import System
+from nodes.composition import System, system_names
 from nodes.methods import method_class
 from nodes.runspec import NodeSpec, ProbeSpec, Prompt, RunSpec, Timing
 from nodes.sampling import Sampling
@@ -237,14 +237,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     data = read_yaml(path)
+    data.setdefault("name", path.stem)
+    return _checked(data, overrides, str(path), path.resolve().parent)
+
+
+def open_config(overrides: Sequence[str] = ()) -> Config:
+    """For an edge that is told nothing: every published system, on the bundled target. Raises ConfigError."""
+    return _checked({"name": "edge", "systems": system_names()}, overrides, "no configuration", Path.cwd())
+
+
+def _checked(data: dict[str, Any], overrides: Sequence[str], where: str, folder: Path) -> Config:
     for setting in overrides:
         override(data, setting)
-    data.setdefault("name", path.stem)
     try:
-        return Config.model_validate(data, context={"folder": path.resolve().parent})
+        return Config.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         lines = explain(error, Config, overrides)
-        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
 def config_id(resolved: dict[str, Any]) -> str:

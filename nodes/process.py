@@ -27,9 +27,10 @@ from nodes.alignment import Alignment
 from nodes.channel import EdgeError
 from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
-from nodes.edge import EdgeNode
+from nodes.edge import EdgeNode, compare
 from nodes.engine import Engine, EngineError
 from nodes.engine.make import make_engine
+from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
 from nodes.policies.stop import make_stop
 from nodes.probes import Probe, ProbeError, make_probe, probe_names
@@ -72,6 +73,8 @@ def run_edge(
             "control_port": int(line.endpoint.rpartition(":")[2]),
             "clock": clock_identity(),
             "energy_status": sampler.energy_source.status,
+            "source": source_hash(),
+            "told": spec.edge.engine,
         }
         node = EdgeNode(spec, engine, link, drafter, about)
         _announce("ready", endpoint=link.endpoint, control=line.endpoint, pid=os.getpid())
@@ -110,6 +113,7 @@ def run_device(
         node = DeviceNode(spec, engine, make_link, writer, interface)
         stack.callback(node.close)
         node.agree()
+        require_same_edge(spec, node.edge()[0])
         clocks = Alignment(connect, control, spec.shaped, call)
         clocks.measure(*node.edge())
         statuses = {sampler.energy_source.status, node.edge()[0].get("energy_status")}
@@ -140,6 +144,25 @@ def run_device(
             },
         )
         _announce("done")
+
+
+def require_same_edge(spec: RunSpec, welcome: dict[str, Any]) -> None:
+    """The edge runs this node's code and loaded the target of this node's configuration; the handshake itself compares
+    what changes tokens and frames. Raises EdgeError with both values."""
+    if not welcome:  # no system here needs an edge
+        return
+    here, there = source_hash(), welcome.get("source")
+    if here != there:
+        raise EdgeError(
+            f"device and edge run different code: source {here} here, {there or 'an older release'} at the edge. "
+            "Remedy: install the same version on both (`git rev-parse HEAD`), or let `dssd run --hosts` deploy it"
+        )
+    differences = compare({"edge": {"engine": spec.edge.engine}}, {"edge": {"engine": welcome.get("told")}})
+    if differences:
+        raise EdgeError(
+            f"the edge loaded another target than this configuration names: {'; '.join(differences)}. "
+            "Remedy: give both nodes the same configuration"
+        )
 
 
 def largest_message_bytes(spec: RunSpec, vocab_size: int) -> int:

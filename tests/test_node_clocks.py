@@ -28,7 +28,7 @@ def can_be_apart() -> bool:
 def test_an_edge_five_hours_ahead_is_found_there(tmp_path):
     config = configure(tmp_path, systems=["dssd"])
     assert dssd("keys", tmp_path / "keys", cwd=tmp_path).returncode == 0
-    words = ["edge", str(config), "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "keys")]
+    words = ["edge", "serve", str(config), "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "keys")]
     edge = subprocess.Popen([*APART, *DSSD, *words, "--out", str(tmp_path / "edge")], cwd=tmp_path, text=True,
                             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,8 +165,11 @@ def test_a_bad_configuration_is_refused_by_name(tmp_path, keys, names, remedy):
     assert not node_processes(tmp_path) and not leftovers()
 
 
+VERBS = {"edge": "serve", "device": "run"}
+
+
 def by_hand(node, config, folder, *words):
-    return subprocess.Popen([*DSSD, node, str(config), "--out", str(folder / node), *words], text=True,
+    return subprocess.Popen([*DSSD, node, VERBS[node], str(config), "--out", str(folder / node), *words], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)  # fmt: skip
 
 
@@ -215,3 +219,41 @@ def test_a_device_with_another_configuration_is_refused_with_both_values(edge_by
     _, said = device.communicate(timeout=60)
     assert device.returncode != 0
     assert "sampling.top_k: device 7, edge 0" in said and "length" in said, said
+
+
+def test_a_device_whose_configuration_names_another_target_is_refused_with_both_values(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    other = [word for key in ("engine=null", "device.engine=toy", "edge.engine={engine: toy, acceptance: 0.5}")
+             for word in ("--set", key)]  # fmt: skip
+    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"), *other)
+    _, said = device.communicate(timeout=60)
+    assert device.returncode != 0 and "Traceback" not in said
+    assert "edge.engine.acceptance: device 0.5, edge None" in said and "same configuration" in said, said
+
+
+def test_a_device_with_other_code_is_refused_with_both_hashes(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    copy = tmp_path / "copy"
+    root = Path(__file__).parent.parent
+    for folder in ("nodes", "transport", "netem", "experiments"):
+        shutil.copytree(root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "bundled"))
+    with (copy / "nodes" / "device.py").open("a") as file:
+        file.write("# a change\n")
+    words = ["device", "run", str(config), "--connect", endpoint, "--keys", str(tmp_path / "keys")]
+    done = subprocess.run([*DSSD, *words], cwd=copy, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
+    assert done.returncode != 0 and "different code" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_an_edge_that_is_told_nothing_serves_every_published_system(tmp_path):
+    edge = subprocess.Popen([*DSSD, "edge", "serve", "--bind", "tcp://127.0.0.1:0", "--plain", "--set", "engine=toy"],
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)  # fmt: skip
+    try:
+        endpoint = json.loads(edge.stdout.readline())["endpoint"]
+        config = configure(tmp_path, systems=["edge_ar", "hlm"], workload={"prompts": ["t1"], "max_new_tokens": 4})
+        device = by_hand("device", config, tmp_path, "--connect", endpoint, "--plain")
+        _, said = device.communicate(timeout=60)
+        assert device.returncode == 0, said
+    finally:
+        edge.terminate()
+        edge.communicate(timeout=20)

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
 from experiments.cli.answers import ConfigPath, Control, KeysDir, Overrides, Plain, plain_errors
 
 app = typer.Typer()
+edge = typer.Typer(help="The edge node by hand.", no_args_is_help=True)
+device = typer.Typer(help="The device node by hand.", no_args_is_help=True)
+app.add_typer(edge, name="edge")
+app.add_typer(device, name="device")
 
 
-@app.command()
-def edge(
-    config: ConfigPath,
+@edge.command("serve")
+def edge_serve(
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="An experiment's YAML file; without one, every published system on the bundled target.",
+                       metavar="[CONFIG]"),
+    ] = None,
     bind: Annotated[str, typer.Option(help="Where to listen.")] = "tcp://127.0.0.1:5555",
     control: Control = None,
     keys: KeysDir = None,
     plain: Plain = False,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/edge"),
-) -> None:
-    """Run the edge node alone, until Ctrl-C."""
+) -> None:  # fmt: skip
+    """Serve any number of devices, until Ctrl-C."""
     _node("edge", config, overrides, out, ["--bind", bind, *_control(control)], keys, plain)
 
 
-@app.command()
-def device(
+@device.command("run")
+def device_run(
     config: ConfigPath,
     connect: Annotated[str, typer.Option(help="Where the edge listens.")] = "tcp://127.0.0.1:5555",
     control: Control = None,
@@ -36,7 +44,7 @@ def device(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/device"),
 ) -> None:
-    """Run the device node alone, against an edge that is already there."""
+    """Run a configuration's requests against an edge that is already there."""
     _node("device", config, overrides, out, ["--connect", connect, *_control(control)], keys, plain)
 
 
@@ -52,7 +60,7 @@ def keys(directory: Annotated[Path, typer.Argument(help="Where to write them; ex
 
 def _node(
     node: str,
-    config: Path,
+    config: Path | None,
     overrides: list[str] | None,
     out: Path,
     where: list[str],
@@ -62,14 +70,15 @@ def _node(
     with plain_errors():
         import msgspec
 
-        from experiments.schema import load_config
+        from experiments.schema import load_config, open_config
         from nodes.process import main as node_main
 
         if (keys is None) != plain:
             raise typer.BadParameter("give --keys DIR (made by `dssd keys DIR`), or --plain for no encryption at all")
+        loaded = load_config(config, overrides or []) if config else open_config(overrides or [])
         out.mkdir(parents=True, exist_ok=True)
         spec = out / "run.json"
-        spec.write_bytes(msgspec.json.encode(load_config(config, overrides or []).to_runspec()))
+        spec.write_bytes(msgspec.json.encode(loaded.to_runspec()))
         secrets = ["--keys", str(keys)] if keys else []
         raise typer.Exit(node_main([node, "--spec", str(spec), "--out", str(out), *where, *secrets]))
 
