@@ -78,18 +78,23 @@ def override(data: dict[str, Any], setting: str) -> None:
     """Apply one `--set a.b=c` in place; the value is YAML. A list's element is given by number or by name,
     as in `systems.dssd.stop.length=6`. Raises ConfigError where the path leads through what has no keys."""
     path, equals, text = setting.partition("=")
-    parts = path.split(".")
-    if not equals or not all(parts):
+    if not equals or not all(path.split(".")):
         raise ConfigError(f"--set {setting}: write it as key=value or section.key=value")
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"--set {setting}: the value is not YAML: {_one_line(error)}") from None
+    assign(data, path, value, f"--set {setting}")
+
+
+def assign(data: dict[str, Any], path: str, value: Any, said: str) -> None:
+    """Give the key at a dotted path its value, in place; `said` begins the message of a ConfigError."""
+    parts = path.split(".")
     at: Any = data
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(at, list):
-            index = _index(at, part, ".".join(parts[:depth]), setting)
+            index = _index(at, part, ".".join(parts[:depth]), said)
             if last:
                 at[index] = value
                 return
@@ -107,17 +112,17 @@ def override(data: dict[str, Any], setting: str) -> None:
             at = at[part]
         else:
             above = ".".join(parts[:depth])
-            raise ConfigError(f"--set {setting}: {above} is {at!r} and has no key `{part}`; set {above} itself")
+            raise ConfigError(f"{said}: {above} is {at!r} and has no key `{part}`; set {above} itself")
 
 
-def _index(items: list[Any], part: str, path: str, setting: str) -> int:
+def _index(items: list[Any], part: str, path: str, said: str) -> int:
     names = [item if isinstance(item, str) else _name(item) for item in items]
     if part in names:
         return names.index(part)
     if part.isdigit() and int(part) < len(items):
         return int(part)
     known = ", ".join(name for name in names if name) or "none"
-    raise ConfigError(f"--set {setting}: {path} has no element `{part}`; there are: {known}")
+    raise ConfigError(f"{said}: {path} has no element `{part}`; there are: {known}")
 
 
 def _name(item: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,16 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
     far as it goes, summed up."""
     resolved = config.resolved()
     folder = create_run(results, resolved, config_id(resolved))
-    manifest = start_manifest(resolved, folder.run_id)
+    try:
+        record_run(config, folder)
+    finally:
+        summary = sum_up(folder) if folder.requests().records else {}
+    return folder, summary
+
+
+def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | None = None) -> None:
+    """Run it with its records in `folder`, and `about` beside what every manifest says. Raises LinkError, RunError."""
+    manifest = {**start_manifest(config.resolved(), folder.run_id), **(about or {})}
     folder.write_manifest(manifest)
     outcome, status = Outcome(), "interrupted"
     try:
@@ -47,8 +57,6 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
         )
         folder.write_manifest(ended)
         folder.close()
-        summary = sum_up(folder) if folder.requests().records else {}
-    return folder, summary
 
 
 def _judge(folder: RunFolder) -> list[dict[str, Any]]:
@@ -64,17 +72,22 @@ def _judge(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def sum_up(folder: RunFolder) -> dict[str, Any]:
-    """summary.json, energy.csv, emissions.csv, report.html, figures/ and trace.json from the records: made again
-    whenever asked for."""
+    """What `tabulate` makes, and report.html, figures/ and trace.json: made again whenever asked for."""
     from experiments.report import write_figures, write_report, write_trace
 
+    summary = tabulate(folder)
+    write_report(folder, summary)
+    write_figures(folder, summary)
+    write_trace(folder)
+    return summary
+
+
+def tabulate(folder: RunFolder) -> dict[str, Any]:
+    """summary.json, energy.csv and emissions.csv from the records."""
     energy = run_energy(folder)
     write_energy(folder, energy)
     summary = {**summarise_run(folder), "energy": finite(energy.block)}
     folder.write_summary(summary)
-    write_report(folder, summary)
-    write_figures(folder, summary)
-    write_trace(folder)
     return summary
 
 

@@ -169,15 +169,20 @@ class RunFolder:
 def create_run(root: Path, config: dict[str, Any], config_id: str) -> RunFolder:
     """A new folder `<root>/<name>/<time>-<config_id>` with its config.yaml, and `latest` pointing at it.
     Never an existing one. Raises StoreError where it cannot be made."""
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{config_id}"
     parent = Path(root) / str(config["name"])
+    folder = make_folder(parent, f"{datetime.now():%Y%m%d-%H%M%S}-{config_id}", config)
+    point_latest(parent, folder.path.name)
+    return folder
+
+
+def make_folder(parent: Path, stem: str, config: dict[str, Any]) -> RunFolder:
+    """A new folder in `parent` called `stem`, or `stem-2` and so on, with its config.yaml. Raises StoreError."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         path = _first_free(parent, stem)
         (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot make a run's folder in {parent}: {error.strerror}") from None
-    _point(parent / "latest", path.name)
     return RunFolder(path)
 
 
@@ -200,8 +205,9 @@ def _first_free(parent: Path, stem: str) -> Path:
     raise StoreError(f"{parent} holds ten thousand runs of this very second")
 
 
-def _point(link: Path, target: str) -> None:
+def point_latest(parent: Path, target: str) -> None:
     """A convenience: a file system without links, or a folder of that name, is left as it is."""
+    link = parent / "latest"
     temporary = link.with_name(f".latest-{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
