@@ -41,6 +41,10 @@ class Dists(Protocol):
         """[len(tokens)] probability of tokens[i] in row i, for the first len(tokens) rows."""
         ...
 
+    def hidden(self, i: int) -> NDArray[np.float32]:
+        """[hidden_size] the model's last hidden state, that row i was made from."""
+        ...
+
 
 class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
@@ -51,6 +55,7 @@ class Tokenizer(Protocol):
 class Engine(Protocol):
     name: str  # as in the configuration, for instance "bundled:draft"
     vocab_size: int  # width of a row
+    hidden_size: int  # of a hidden state
     vocab_hash: str  # of the tokenizer: equal on both nodes or the handshake refuses
     eos_tokens: frozenset[int]
     max_tokens: int  # longest session (prompt and output) the model takes
@@ -72,24 +77,3 @@ class Engine(Protocol):
     def describe(self) -> dict[str, Any]:
         """For the manifest: model, revision or hash, dtype, device, threads, pace and their sources."""
         ...
-
-
-class ArrayDists:
-    """Dists over a numpy array."""
-
-    __slots__ = ("rows",)
-
-    def __init__(self, rows: NDArray[np.float32]) -> None:
-        self.rows = rows  # [T, V]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        return f"ArrayDists{self.rows.shape}"
-
-    def row(self, i: int) -> Row:
-        return self.rows[i]
-
-    def at(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        return self.rows[np.arange(len(tokens)), list(tokens)]

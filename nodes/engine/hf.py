@@ -8,7 +8,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -26,6 +26,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # how far logits may differ, relative to the largest, before two ways of computing them count as different
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
 SHORT_FEED = 16  # sessions that feed fewer than twice this many tokens share one forward
+
+
+class Rows(NamedTuple):
+    """What a forward says of T positions."""
+
+    logits: torch.Tensor  # [T, V]
+    states: torch.Tensor  # [T, hidden] that they were made from
+
+    def between(self, start: int, end: int) -> Rows:
+        return Rows(self.logits[start:end], self.states[start:end])
 
 
 class HfEngine:
@@ -54,7 +64,10 @@ class HfEngine:
         inner, self.model = load(str(model), str(tokenizer or model), DTYPES[dtype], self.device)
         self.tokenizer: Tokenizer = HfTokenizer(inner)
         vocabulary = inner.get_vocab()
-        self.vocab_size = _height(self.model.get_output_embeddings())
+        head = self.model.get_output_embeddings()
+        self.vocab_size, self.hidden_size = _height(head), int(head.weight.shape[1])
+        self._states: torch.Tensor | None = None  # what the head was last given; every way of computing goes through it
+        head.register_forward_pre_hook(self._keep_states)
         self.vocab_hash = vocab_hash(vocabulary)
         self.eos_tokens = eos_tokens(self.model, inner)
         config = self.model.config.get_text_config(decoder=True)
@@ -90,12 +103,13 @@ class HfEngine:
         for i, session in enumerate(sessions):
             n_new = len(session.tokens) - session.fed
             groups[0 if n_new == 0 else max(n_new, SHORT_FEED).bit_length()].append(i)
-        logits: dict[int, torch.Tensor] = {i: torch.empty(0, self.vocab_size) for i in groups.pop(0, [])}
+        nothing = Rows(torch.empty(0, self.vocab_size), torch.empty(0, self.hidden_size))
+        found: dict[int, Rows] = dict.fromkeys(groups.pop(0, []), nothing)
         try:
             with torch.inference_mode():
                 for members in groups.values():
                     chosen = [sessions[i] for i in members]
-                    logits.update(zip(members, self._feed(chosen, [rows[i] for i in members])))
+                    found.update(zip(members, self._feed(chosen, [rows[i] for i in members])))
                 if self.device.type == "cuda":
                     # otherwise the time would be booked on whoever reads a row
                     torch.cuda.synchronize(self.device)
@@ -103,7 +117,7 @@ class HfEngine:
             for session in sessions:  # some layers may hold the new tokens and others not
                 self.release(session)
             raise
-        return [TorchDists(logits[i], session.sampling) for i, session in enumerate(sessions)]
+        return [TorchDists(found[i].logits, session.sampling, found[i].states) for i, session in enumerate(sessions)]
 
     def release(self, session: Session) -> None:
         session.cache, session.fed = None, 0
@@ -116,34 +130,34 @@ class HfEngine:
         elif session.cache[1] != session.fed:
             self.release(session)
 
-    def _feed(self, sessions: list[Session], rows: list[int]) -> list[torch.Tensor]:
-        """Logits [rows[i], V] of each session."""
+    def _feed(self, sessions: list[Session], rows: list[int]) -> list[Rows]:
+        """The last rows[i] of each session."""
         if len(sessions) == 1 or self._why_alone:
-            logits = [self._feed_one(session, n_rows) for session, n_rows in zip(sessions, rows)]
+            found = [self._feed_one(session, n_rows) for session, n_rows in zip(sessions, rows)]
         else:
-            logits = self._feed_batch(sessions, rows)
+            found = self._feed_batch(sessions, rows)
         for session in sessions:
             session.fed = len(session.tokens)
-        for part in logits:
-            part[:, self._n_named :] = -torch.inf
-        return logits
+        for part in found:
+            part.logits[:, self._n_named :] = -torch.inf
+        return found
 
-    def _feed_one(self, session: Session, n_rows: int) -> torch.Tensor:
+    def _feed_one(self, session: Session, n_rows: int) -> Rows:
         """The fast path: no padding, no mask, no copy of the cache."""
         if self._rolls_back:
             session.cache = new_cache() if session.cache is None else session.cache
             if self._lean:
-                return self._lean(session.tokens[session.fed :], session.cache, n_rows)
+                return Rows(self._lean(session.tokens[session.fed :], session.cache, n_rows), self._take_states())
         ids = torch.tensor([session.tokens[session.fed :]], device=self.device)
         if self._rolls_back:
-            return self._logits(ids, n_rows, past_key_values=session.cache)[0]
+            return self._compute(ids, n_rows, past_key_values=session.cache)[0]
         # such a model knows best which cache it wants; beside it, how many tokens it has seen
         past = session.cache[0] if session.cache else None
         outputs = self.model(input_ids=ids, past_key_values=past, use_cache=True)
         session.cache = (outputs.past_key_values, len(session.tokens))
-        return outputs.logits[0, ids.shape[1] - n_rows :]
+        return Rows(outputs.logits[0], self._take_states()[0]).between(ids.shape[1] - n_rows, ids.shape[1])
 
-    def _feed_batch(self, sessions: list[Session], rows: list[int]) -> list[torch.Tensor]:
+    def _feed_batch(self, sessions: list[Session], rows: list[int]) -> list[Rows]:
         """Pasts padded on the left, new tokens on the right: a padding query then always sees something real,
         and no softmax runs over nothing."""
         for session in sessions:
@@ -162,7 +176,7 @@ class HfEngine:
         last = torch.tensor(n_news)[:, None] - 1
         positions = torch.tensor(n_pasts)[:, None] + torch.arange(width).minimum(last)
         columns = sorted({c for n_new, n_rows in zip(n_news, rows) for c in range(n_new - n_rows, n_new)})
-        logits = self._logits(
+        found = self._compute(
             ids.to(self.device),
             torch.tensor(columns, dtype=torch.long, device=self.device),
             past_key_values=batched,
@@ -171,17 +185,30 @@ class HfEngine:
         )
         take_back(batched, caches, past, n_news)
         starts = [columns.index(n_new - n_rows) if n_rows else 0 for n_new, n_rows in zip(n_news, rows)]
-        return [logits[i, start : start + n_rows] for i, (start, n_rows) in enumerate(zip(starts, rows))]
+        return [part.between(start, start + n_rows) for part, start, n_rows in zip(found, starts, rows)]
 
-    def _logits(self, ids: torch.Tensor, columns: int | torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """[B, columns, V]: the last `columns`, or those listed. The head is as wide as the vocabulary, and
-        most of a prompt's rows are nobody's business."""
+    def _compute(self, ids: torch.Tensor, columns: int | torch.Tensor, **inputs: Any) -> list[Rows]:
+        """Of each text in the batch the last `columns`, or those listed. The head is as wide as the vocabulary,
+        and most of a prompt's rows are nobody's business."""
         if self._picks_rows:  # zero would mean all of them
             inputs["logits_to_keep"] = columns if isinstance(columns, torch.Tensor) else max(columns, 1)
         logits = self.model(input_ids=ids, use_cache=True, **inputs).logits
+        states = self._take_states()
         if isinstance(columns, int):
-            return logits[:, logits.shape[1] - columns :]
-        return logits if self._picks_rows else logits[:, columns]
+            n = logits.shape[1]
+            return [Rows(*part).between(n - columns, n) for part in zip(logits, states)]
+        if not self._picks_rows:
+            logits, states = logits[:, columns], states[:, columns]
+        return [Rows(*part) for part in zip(logits, states)]
+
+    def _keep_states(self, head: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self._states = given[0]
+
+    def _take_states(self) -> torch.Tensor:
+        states, self._states = self._states, None
+        if states is None:
+            raise EngineError(f"{self.name}: {type(self.model).__name__} makes its logits past its own head")
+        return states
 
     # ---------------------------------------------------------------- what this model can do
 
@@ -191,7 +218,7 @@ class HfEngine:
             return None
         text, lean = self._some_text(9), LeanLlama(self.model)
         with torch.inference_mode():
-            theirs = self._logits(torch.tensor([text]), 9, past_key_values=new_cache())[0]
+            theirs = self._compute(torch.tensor([text]), 9, past_key_values=new_cache())[0].logits
             agrees = _difference(theirs, lean(text, new_cache(), 9)) < TOLERANCE[self.model.dtype]
         return lean if agrees else None
 
@@ -202,13 +229,13 @@ class HfEngine:
         text = self._some_text(9)
         pieces = Session(Sampling(), [*text[:4], text[1], text[1]])
         with torch.inference_mode():
-            at_once = self._feed([Session(Sampling(), text)], [1])[0]
+            at_once = self._feed([Session(Sampling(), text)], [1])[0].logits
             self._feed([pieces], [1])
             for end in (7, 9):
                 pieces.become(text[:end])
                 self._roll_back(pieces)
                 [in_pieces] = self._feed([pieces], [1])
-        return _difference(at_once, in_pieces)
+        return _difference(at_once, in_pieces.logits)
 
     def _check_batching(self) -> str:
         """Why this model cannot run a padded batch; empty if it can. Found out by comparing a small batch, in
@@ -220,8 +247,8 @@ class HfEngine:
                 for share in (2, 1):
                     for session, text in zip([*alone, *together], texts * 2):
                         session.tokens = text[: -(-len(text) // share)]
-                    singles = torch.cat([self._feed_one(session, 1) for session in alone])
-                    batch = torch.cat(self._feed_batch(together, [1] * len(texts)))
+                    singles = torch.cat([self._feed_one(session, 1).logits for session in alone])
+                    batch = torch.cat([rows.logits for rows in self._feed_batch(together, [1] * len(texts))])
                     for session in (*alone, *together):
                         session.fed = len(session.tokens)
                     if not (difference := _difference(singles, batch)) < TOLERANCE[self.model.dtype]:
@@ -249,6 +276,7 @@ class HfEngine:
             "forward": "lean" if self._lean else "transformers",
             "attention": getattr(config, "_attn_implementation", None),
             "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
             "named_tokens": self._n_named,
             "max_tokens": self.max_tokens,
             "batching": f"one by one: {self._why_alone}" if self._why_alone else "padded",

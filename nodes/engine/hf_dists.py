@@ -19,10 +19,11 @@ BINS_PER_NAT, N_BINS = 32, 1024  # the last bin holds all that is 32 nats or mor
 class TorchDists:
     """[T, V] rows, processed at the first question asked; a row crosses to the host when it is asked for."""
 
-    __slots__ = ("_sampling", "_values")
+    __slots__ = ("_sampling", "_states", "_values")
 
-    def __init__(self, logits: Tensor, sampling: Sampling) -> None:
+    def __init__(self, logits: Tensor, sampling: Sampling, states: Tensor | None = None) -> None:
         self._values = logits  # [T, V], any float dtype; probabilities once processed
+        self._states = states  # [T, hidden]
         self._sampling: Sampling | None = sampling  # None: processed
 
     def __len__(self) -> int:
@@ -39,6 +40,11 @@ class TorchDists:
             raise IndexError(f"{len(tokens)} tokens, but only {len(self)} rows")
         index = torch.tensor(tokens, dtype=torch.long, device=self._values.device)
         return self.probs[: len(tokens)].gather(1, index[:, None])[:, 0].cpu().numpy()
+
+    def hidden(self, i: int) -> NDArray[np.float32]:
+        if self._states is None:
+            raise ValueError("these rows came without their hidden states")
+        return self._states[i].float().cpu().numpy()
 
     @property
     def probs(self) -> Tensor:

@@ -41,6 +41,9 @@ class PaddedDists:
     def at(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return self._inner.at(tokens)
 
+    def hidden(self, i: int) -> NDArray[np.float32]:
+        return self._inner.hidden(i)
+
 
 class PacedEngine:
     """Wraps any engine. A forward that the inner engine takes longer for than the pace allows is an overrun:
@@ -56,6 +59,7 @@ class PacedEngine:
             )
         self.inner, self.pace = inner, pace
         self.name = inner.name
+        self.hidden_size = inner.hidden_size
         self.vocab_hash = hashlib.sha256(f"{inner.vocab_hash} padded to {self.vocab_size}".encode()).hexdigest()
         self.eos_tokens = inner.eos_tokens
         self.max_tokens = inner.max_tokens

@@ -24,15 +24,17 @@ from nodes.sampling import Row, Sampling, process
 from nodes.session import Session
 
 MEMO_BYTES = 64 << 20
+HIDDEN_SIZE = 8
 
 
 class ToyDists:
     """Dists over rows that live elsewhere (the memo); nothing is copied."""
 
-    __slots__ = ("rows",)
+    __slots__ = ("_contexts", "rows")
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[Row], contexts: list[tuple[int, ...]]) -> None:
         self.rows = rows  # [T] of [V]
+        self._contexts = contexts  # [T] what each was made from
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,6 +44,11 @@ class ToyDists:
 
     def at(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return np.array([self.rows[i][token] for i, token in enumerate(tokens)], dtype=np.float32)
+
+    def hidden(self, i: int) -> NDArray[np.float32]:
+        """A table has no hidden state: a stand-in, [HIDDEN_SIZE] normal numbers that depend on the context alone."""
+        seed = np.frombuffer(hashlib.sha256(str(self._contexts[i]).encode()).digest(), dtype="<u4")
+        return np.random.Generator(np.random.Philox(seed)).standard_normal(HIDDEN_SIZE, dtype=np.float32)
 
 
 class ToyTokenizer:
@@ -96,6 +103,7 @@ class ToyEngine:
         self.max_tokens = 1 << 20
         self.tokenizer: Tokenizer = ToyTokenizer(vocab_size)
         self.labels = frozenset({"toy"})
+        self.hidden_size = HIDDEN_SIZE
         self.acceptance = acceptance
         self.order = order
         self.sharpness = sharpness
@@ -128,7 +136,7 @@ class ToyEngine:
         sampling, tokens = session.sampling, session.tokens
         key = (sampling.temperature, sampling.top_k, sampling.top_p)
         memo = self._memos.setdefault(key, {})
-        found = []
+        found, contexts = [], []
         for end in range(len(tokens) - n_rows + 1, len(tokens) + 1):
             context = tuple(tokens[max(0, end - self.order) : end])
             row = memo.get(context)
@@ -139,8 +147,9 @@ class ToyEngine:
                     del memo[next(iter(memo))]  # the oldest; a dict remembers
                 memo[context] = row
             found.append(row)
+            contexts.append(context)
         session.fed = len(tokens)
-        return ToyDists(found)
+        return ToyDists(found, contexts)
 
     def row(self, context: Sequence[int], sampling: Sampling) -> Row:
         """[V] of this engine's role after `context`, the last `order` tokens; a pure function of its

@@ -44,9 +44,18 @@ def generate(engine, prompt: list[int], n_tokens: int) -> list[int]:
     return output[0].tolist()
 
 
-def assert_rows(dists, expected: np.ndarray) -> None:
-    found = np.stack([dists.row(i) for i in range(len(dists))]) if len(dists) else np.empty_like(expected)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+def assert_rows(engine, dists, expected: np.ndarray, sampling: Sampling) -> None:
+    """The rows are these, and so are the rows that the model's head makes of their hidden states."""
+    if not len(dists):
+        assert not len(expected)
+        return
+    np.testing.assert_allclose([dists.row(i) for i in range(len(dists))], expected, atol=2e-5)
+    states = np.stack([dists.hidden(i) for i in range(len(dists))])
+    assert states.shape == (len(dists), engine.hidden_size) and states.dtype == np.float32
+    with torch.no_grad():
+        logits = engine.model.get_output_embeddings().weight.numpy() @ states.T
+    logits[max(engine.tokenizer.inner.get_vocab().values()) + 1 :] = -np.inf
+    np.testing.assert_allclose(process(logits.T, sampling), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("engine", MODELS, indirect=True)
@@ -58,7 +67,7 @@ def test_random_rollbacks_leave_no_trace(engine):
         n_rows = rng.randint(1, min(3, len(session.tokens) - session.fed))
         [dists] = engine.forward([session], [n_rows])
         assert session.fed == len(session.tokens)
-        assert_rows(dists, plain_rows(engine, session.tokens, sampling)[-n_rows:])
+        assert_rows(engine, dists, plain_rows(engine, session.tokens, sampling)[-n_rows:], sampling)
         kept = session.tokens[: rng.randint(max(1, len(session.tokens) - 8), len(session.tokens))]
         session.become(kept + [rng.randrange(80) for _ in range(rng.randint(1, 6))])
 
@@ -73,7 +82,8 @@ def test_ragged_batch_equals_singles(engine):
         rows = [rng.randint(0, min(4, len(session.tokens) - session.fed)) for session in sessions]
         for session, n_rows, dists in zip(sessions, rows, engine.forward(sessions, rows)):
             assert len(dists) == n_rows and session.fed == len(session.tokens)
-            assert_rows(dists, plain_rows(engine, session.tokens, sampling)[len(session.tokens) - n_rows :])
+            expected = plain_rows(engine, session.tokens, sampling)[len(session.tokens) - n_rows :]
+            assert_rows(engine, dists, expected, sampling)
         for session in sessions:
             kept = session.tokens[: rng.randint(max(1, len(session.tokens) - 4), len(session.tokens))]
             session.become(kept + [rng.randrange(80) for _ in range(rng.randint(1, 7))])
@@ -116,7 +126,7 @@ def test_released_session_is_fed_again(llama):
     assert session.cache is None and session.fed == 0
     session.become([4, 5, 6, 7, 8])
     [dists] = llama.forward([session], [2])
-    assert_rows(dists, plain_rows(llama, session.tokens, Sampling())[-2:])
+    assert_rows(llama, dists, plain_rows(llama, session.tokens, Sampling())[-2:], Sampling())
 
 
 def test_no_rows_and_nothing_new(llama):
@@ -154,7 +164,7 @@ def test_a_failed_forward_drops_the_caches(llama, monkeypatch):
         with pytest.raises(RuntimeError, match="out of memory"):
             llama.forward([session], [1])
     [dists] = llama.forward([session], [1])
-    assert_rows(dists, plain_rows(llama, session.tokens, Sampling())[-1:])
+    assert_rows(llama, dists, plain_rows(llama, session.tokens, Sampling())[-1:], Sampling())
 
 
 def test_tokenizer_and_hash(llama, llama_folder):
@@ -190,4 +200,4 @@ def test_a_recurrent_model_is_fed_again_or_refused(recurrent_folder):
     test_random_rollbacks_leave_no_trace(engine)
     sessions = [Session(Sampling(), [1] * n) for n in (2, 5)]
     for session, dists in zip(sessions, engine.forward(sessions, [1, 1])):
-        assert_rows(dists, plain_rows(engine, session.tokens, Sampling())[-1:])
+        assert_rows(engine, dists, plain_rows(engine, session.tokens, Sampling())[-1:], Sampling())
