@@ -15,8 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ import msgspec
 
 from experiments.schema import Config
 from netem.check import check_link
-from netem.lab import Host, Lab, exit_on_sigterm, open_lab
+from netem.lab import Lab, exit_on_sigterm, open_lab
 from transport.keys import make_keys
 
 READY_WITHIN_S = 120.0  # loading a large model takes its time
 STOP_WITHIN_S = 10.0
 LOG_TAIL_LINES = 15
+HEARTBEAT_S = 2.0
 
 
 class RunError(RuntimeError):
@@ -43,28 +44,53 @@ class Outcome:
 
     link: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)  # edge restarts and the like
+    hosts: dict[str, Any] = field(default_factory=dict)  # by role, where the nodes ran elsewhere
 
 
 Progress = Callable[[str, dict[str, Any]], None]  # (stage, fields): link, check, edge, device, request, done
 
 
+@dataclass(frozen=True)
+class Seat:
+    """Where a node runs and what it is told there."""
+
+    node: str
+    python: str
+    arguments: Sequence[str]  # its files and keys, as paths there
+    wrap: Callable[[list[str]], list[str]]  # the command that runs another there
+    leashed: bool = False  # it ends with its standard input, not with its parent: a parent far away is none
+    lost: Callable[[], str] = lambda: ""  # what cut us off from it, if something did
+
+
 class Node:
     """A node process whose stdout is a stream of JSON events and whose stderr is a log file."""
 
-    def __init__(self, host: Host, node: str, arguments: list[str], folder: Path, events: queue.Queue) -> None:
-        self.name, self.log = node, folder / f"{node}.log"
-        argv = [sys.executable, "-m", "nodes.process", node, "--die-with-parent", *arguments]
+    def __init__(self, seat: Seat, arguments: list[str], folder: Path, events: queue.Queue) -> None:
+        self.seat, self.name, self.log = seat, seat.node, folder / f"{seat.node}.log"
+        bond = "--die-with-stdin" if seat.leashed else "--die-with-parent"
+        argv = [seat.python, "-m", "nodes.process", seat.node, bond, *seat.arguments, *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                host.wrap(argv),
+                seat.wrap(argv),
                 stdout=subprocess.PIPE,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if seat.leashed else subprocess.DEVNULL,
                 env={**os.environ, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")},
                 start_new_session=True,  # Ctrl-C is ours to handle: nodes are told to stop, not shot
             )
         self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         self._reader.start()
+        self._released = threading.Event()
+        if seat.leashed:
+            threading.Thread(target=self._hold, daemon=True).start()
+
+    def _hold(self) -> None:
+        """A byte now and then says that we are there; the end of the stream, that we are not."""
+        assert self.process.stdin is not None
+        with suppress(OSError), self.process.stdin as leash:
+            while not self._released.wait(HEARTBEAT_S) and self.process.poll() is None:
+                leash.write(b"\n")
+                leash.flush()
 
     def _read(self, events: queue.Queue) -> None:
         assert self.process.stdout is not None
@@ -76,9 +102,11 @@ class Node:
         events.put((self, {"event": "exit", "code": self.process.wait()}))
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL. Idempotent."""
+        """SIGTERM, or the end of its stdin, then SIGKILL. Idempotent."""
+        self._released.set()
         if self.process.poll() is None:
-            self.process.terminate()
+            if not self.seat.leashed:
+                self.process.terminate()
             try:
                 self.process.wait(STOP_WITHIN_S)
             except subprocess.TimeoutExpired:
@@ -91,18 +119,28 @@ class Node:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n  ".join([f"(log: {self.log})", *lines])
 
+    def raise_if_over(self, event: dict[str, Any]) -> None:
+        """Raises RunError if this event is this node's last."""
+        if event["event"] == "failed":
+            raise RunError(f"{self.name}: {event['error']} (log: {self.log})")
+        if event["event"] == "exit":
+            if cut_off := self.seat.lost():
+                raise RunError(cut_off)
+            raise RunError(f"the {self.name} process ended with code {event['code']} {self.complaint()}")
+
 
 def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome) -> None:
     """Run `config` with its files in `folder`, noting in `outcome` what happened besides. Raises LinkError, RunError;
     link and nodes are gone afterwards."""
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))
-    with exit_on_sigterm(), _interrupt_as_exit(), tempfile.TemporaryDirectory(prefix="dssd-keys-") as secrets:
+    with exit_on_sigterm(), interrupt_as_exit(), tempfile.TemporaryDirectory(prefix="dssd-keys-") as secrets:
         progress("link", {})
         with open_lab(config.link) as lab:
             outcome.link = lab.describe()
             _check(lab, config, folder, progress, outcome)
             keys = _keys(config, Path(secrets))
-            _supervise(config, lab, keys, folder, progress, outcome)
+            address = lab.edge.address
+            supervise(config, _seats(lab, folder, keys), f"tcp://{address}:0", address, folder, progress, outcome)
             outcome.link["counters"] = lab.exec_counters()
 
 
@@ -125,47 +163,62 @@ def _keys(config: Config, secrets: Path) -> list[str]:
     return ["--keys", str(secrets / "keys")]
 
 
-def _supervise(
-    config: Config, lab: Lab, keys: list[str], folder: Path, progress: Progress, outcome: Outcome
+def _seats(lab: Lab, folder: Path, keys: list[str]) -> tuple[Seat, Seat]:
+    """The device's and the edge's, in this machine's lab."""
+    told = ["--spec", str(folder / "run.json"), "--out", str(folder), *keys]
+    interface = ["--interface", lab.device.interface] if lab.device.namespace else []
+    device = Seat("device", sys.executable, [*told, *interface], lab.device.wrap)
+    return device, Seat("edge", sys.executable, told, lab.edge.wrap)
+
+
+def supervise(
+    config: Config,
+    seats: tuple[Seat, Seat],
+    bind: str,
+    edge_address: str,
+    folder: Path,
+    progress: Progress,
+    outcome: Outcome,
 ) -> None:
-    """Start the edge, then the device; an edge that dies is restarted as often as the configuration allows."""
+    """Start the edge at `bind`, then the device, which finds it at `edge_address`; an edge that dies is restarted as
+    often as the configuration allows. Raises RunError; both have ended afterwards."""
     events: queue.Queue[tuple[Node, dict[str, Any]]] = queue.Queue()
-    spec = ["--spec", str(folder / "run.json"), "--out", str(folder), *keys]
     nodes: list[Node] = []
 
-    def start_edge(bind: str) -> tuple[Node, str]:
-        node = Node(lab.edge, "edge", [*spec, "--bind", bind], folder, events)
-        nodes.append(node)
-        deadline = time.monotonic() + READY_WITHIN_S
-        for _, event in _events_of(node, events, deadline):
+    def start(seat: Seat, *arguments: str) -> Node:
+        nodes.append(Node(seat, list(arguments), folder, events))
+        return nodes[-1]
+
+    def port_of(edge: Node) -> str:
+        for _, event in _events_of(edge, events, time.monotonic() + READY_WITHIN_S):
             if event["event"] == "ready":
-                return node, event["endpoint"]
-            _raise_if_over(node, event)
-        raise RunError(f"the edge was not ready within {READY_WITHIN_S:.0f} s {node.complaint()}")
+                return str(event["endpoint"].rpartition(":")[2])
+            edge.raise_if_over(event)
+        raise RunError(f"the edge was not ready within {READY_WITHIN_S:.0f} s {edge.complaint()}")
 
     try:
         progress("edge", {})
-        edge, endpoint = start_edge(f"tcp://{lab.edge.address}:0")
-        interface = ["--interface", lab.device.interface] if lab.device.namespace else []
-        progress("device", {"endpoint": endpoint})
-        device = Node(lab.device, "device", [*spec, "--connect", endpoint, *interface], folder, events)
-        nodes.append(device)
+        edge = start(seats[1], "--bind", bind)
+        port = port_of(edge)
+        progress("device", {"endpoint": f"tcp://{edge_address}:{port}"})
+        device = start(seats[0], "--connect", f"tcp://{edge_address}:{port}")
         restarts = 0
         while True:
             node, event = events.get()
             if node is device:
                 if event["event"] == "exit" and event["code"] == 0:
                     return
-                _raise_if_over(node, event)
+                device.raise_if_over(event)
                 progress(event["event"], event)
             elif node is edge and event["event"] == "exit":
+                if cut_off := edge.seat.lost():
+                    raise RunError(cut_off)
                 if restarts == config.edge.restarts:
-                    raise RunError(f"the edge died with code {event['code']} {node.complaint()}")
+                    raise RunError(f"the edge died with code {event['code']} {edge.complaint()}")
                 restarts += 1
                 outcome.events.append({"event": "edge_restarted", "code": event["code"], "t_ns": time.monotonic_ns()})
                 progress("edge_restarted", event)
-                nodes.append(Node(lab.edge, "edge", [*spec, "--bind", endpoint], folder, events))
-                edge = nodes[-1]
+                edge = start(seats[1], "--bind", f"{bind.rpartition(':')[0]}:{port}")
     finally:
         for node in reversed(nodes):
             node.stop()
@@ -181,15 +234,8 @@ def _events_of(node: Node, events: queue.Queue, deadline: float) -> Iterator[tup
             yield sender, event
 
 
-def _raise_if_over(node: Node, event: dict[str, Any]) -> None:
-    if event["event"] == "failed":
-        raise RunError(f"{node.name}: {event['error']} (log: {node.log})")
-    if event["event"] == "exit":
-        raise RunError(f"the {node.name} process ended with code {event['code']} {node.complaint()}")
-
-
 @contextmanager
-def _interrupt_as_exit() -> Iterator[None]:
+def interrupt_as_exit() -> Iterator[None]:
     """Ctrl-C leaves every `with`, as SIGTERM does; the exit code is the shell's, 130."""
     try:
         yield

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -49,6 +51,9 @@ HEADER_ROOM_BYTES = 1 << 16
 PROMPT_ROOM_BYTES = 8 << 20  # a long prompt rides in the header
 SWITCH_INTERVAL_S = 5e-4  # a socket's thread should not wait 5 ms for the compute loop to let go of the interpreter
 PR_SET_PDEATHSIG = 1
+LEASH_S = 30.0  # of silence on stdin after which whoever started this node over a network is taken for gone
+STOP_WITHIN_S = 8.0
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_edge(
@@ -221,6 +226,21 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _die_with_stdin(pid_file: Path) -> None:
+    """The end of stdin, or LEASH_S without a byte on it, ends this node as SIGTERM does: its launcher, which may be on
+    another machine, is gone or cannot be heard of."""
+    pid_file.write_text(f"{os.getpid()}\n")
+
+    def hold() -> None:
+        while select.select([0], [], [], LEASH_S)[0] and os.read(0, 64):
+            continue
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_WITHIN_S)
+        os._exit(1)
+
+    threading.Thread(target=hold, name="leash", daemon=True).start()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nodes.process", description=__doc__.split("\n\n")[0])
     parser.add_argument("node", choices=["edge", "device"])
@@ -232,6 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--control", help="where the control line listens, or is; by default beside the link")
     parser.add_argument("--interface", help="device: count this interface's bytes")
     parser.add_argument("--die-with-parent", action="store_true")
+    parser.add_argument("--die-with-stdin", action="store_true", help="stdin's end, or its silence, ends the node")
     args = parser.parse_args(argv)
     if args.die_with_parent:
         _die_with_parent()
@@ -249,6 +270,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         spec = read_runspec(args.spec)
         args.out.mkdir(parents=True, exist_ok=True)
+        if args.die_with_stdin:
+            _die_with_stdin(args.out / f"{args.node}.pid")
         if args.node == "edge":
             run_edge(spec, args.out, args.bind, args.keys, stopping, args.control)
         else:
@@ -256,6 +279,11 @@ def main(argv: list[str] | None = None) -> int:
     except EXPECTED as error:
         log.error("%s", error)
         _announce("failed", error=str(error))
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _announce("failed", error=f"no room left in {args.out}: what was recorded until then is there; make room")
         return 1
     return 0
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import msgspec
 
-from experiments.launch import READY_WITHIN_S, Node, RunError
+from experiments.launch import READY_WITHIN_S, Node, RunError, Seat
 from experiments.schema import Config
-from netem.lab import Host
 from nodes.device import DeviceNode, Job
 from nodes.engine import Engine
 from nodes.engine.make import make_engine
@@ -90,7 +89,7 @@ class Rig:
         run = self._folder / "run.json"
         run.write_bytes(msgspec.json.encode(self.spec))
         arguments = ["--spec", str(run), "--out", str(self._folder), "--keys", str(keys)]
-        node = Node(Host("edge", "127.0.0.1", "lo", None), "edge", arguments, self._folder, events)
+        node = Node(Seat("edge", sys.executable, arguments, list), [], self._folder, events)
         self._stack.callback(node.stop)
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
