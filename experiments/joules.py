@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.statistics import ratio_interval, sums_by, units
 from nodes.probes import STATUSES
 from nodes.probes.energy import Counter, EnergyResult, energy_between
 from nodes.records import RequestRecord
@@ -19,6 +20,7 @@ class Joules:
     nodes'."""
 
     per_token: float | None = None
+    ci95: list[float] | None = None  # of per_token
     device_per_token: float | None = None
     edge_per_token: float | None = None
     status: str = "unsupported"
@@ -62,12 +64,24 @@ def energy_of(
         statuses.append("unsupported")
     return Joules(
         per_token=sum(per_token.values()) if len(per_token) == len(NODES) else None,
+        ci95=_interval([requests[i] for i in known], _sums(by_node, known)) if len(per_token) == len(NODES) else None,
         device_per_token=per_token.get("device"),
         edge_per_token=per_token.get("edge"),
         status=max(statuses, key=STATUSES.index),
         source="; ".join(f"{node}: {results[known[0]].source}" for node, results in by_node.items()),
         note="; ".join(notes),
     )
+
+
+def _sums(by_node: Mapping[str, Sequence[EnergyResult]], known: Sequence[int]) -> list[float]:
+    """Joules of each known request, both nodes'."""
+    return [sum(results[i].joules or 0.0 for results in by_node.values()) for i in known]
+
+
+def _interval(requests: Sequence[RequestRecord], joules: Sequence[float]) -> list[float] | None:
+    _, keys = units([r.prompt_id for r in requests], [r.request_id for r in requests])
+    tokens = sums_by(keys, [r.output_tokens for r in requests])
+    return ratio_interval(list(sums_by(keys, joules).values()), list(tokens.values()))
 
 
 def _doubts(by_node: Mapping[str, Sequence[EnergyResult]], known: Sequence[int], n: int) -> list[str]:

@@ -1,7 +1,7 @@
 """From records to the figures that tables and plots show: one flat record per system, plain finite JSON.
 
 Names follow vLLM and the serving benchmarks; where a definition could be read in two ways it is written out
-below. Warm-up and failed requests never count.
+below. Warm-up and failed requests never count. `*_ci95` are bootstrap intervals (statistics.py).
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from experiments.clocks import describe_clock
+from experiments.intervals import apart, beside, comparisons, intervals
 from experiments.joules import Joules, energy_of
+from experiments.predict import predict
 from experiments.quality import with_quality
+from experiments.statistics import OUTLIER_RULE
 from experiments.store import RunFolder
 from nodes.composition import System
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
-RESAMPLES = 1000
-FEWEST_FOR_AN_INTERVAL = 5  # below, resampling only shuffles a handful of values
-RESAMPLING_SEED = 20_240_229
+FORMAT = 2  # of summary.json: raised whenever a figure is added or means something else
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
 
@@ -84,16 +85,20 @@ def summarise(
         failed = sum(1 for r in requests if r.system == system.name and r.error)
         records.append(_record(system, mine, its_rounds, joules, failed, clock_offset_ns))
     base = next((r for s, r in zip(systems, records) if s.method == "edge_ar" and r["tokens_per_s"]), None)
+    pairs = comparisons(counted, [figures["system"] for figures in records])
     for figures in records:
-        speed = figures["tokens_per_s"]
-        figures["speedup_over_edge_ar"] = speed / base["tokens_per_s"] if base and speed else None
+        figures.update(beside(figures, base, pairs))
+    predict(systems, records, by_request, link or {})
     summary = {
+        "format": FORMAT,
         "name": name,
         "run_id": run_id,
         "link": dict(link or {}),
         "labels": sorted({label for request in counted for label in request.labels}),
         "requests": len(counted),
         "systems": records,
+        "comparisons": pairs,
+        "outlier_rule": OUTLIER_RULE,
         "events": [dict(event) for event in events],
     }
     return finite(summary)
@@ -121,8 +126,9 @@ def _record(
         "failed_requests": failed,
         "output_tokens": tokens,
         "tokens_per_s": _over(tokens, e2e_ms / 1e3),
-        "tokens_per_s_ci95": _interval(requests),
-        "speedup_over_edge_ar": None,
+        "ms_per_token": _over(e2e_ms, tokens),
+        **intervals(requests, _verified(rounds)),
+        "outlier_requests": apart(requests),
         "ttft_ms": _mean(ttft_ms),
         "ttft_ms_p50": _percentile(ttft_ms, 50),
         "ttft_ms_p90": _percentile(ttft_ms, 90),
@@ -137,6 +143,7 @@ def _record(
         **_traffic(requests, rounds, tokens),
         "network_share": _over(sum(record.network_ms for record in rounds), e2e_ms),
         "parts_ms": _parts_ms(rounds, clock_offset_ns),
+        "target_calls_per_token": _over(sum(r.legs for r in rounds if r.received_ns), tokens),
         "unverified_share": _over(sum(record.n_unverified for record in rounds), tokens),
         "lookahead_ms": _mean([record.lookahead_ms for record in rounds]),
         "lookahead_hit_rate": _mean([r.lookahead_hit for r in rounds if r.lookahead_hit is not None]),
@@ -144,6 +151,7 @@ def _record(
         "retries": sum(request.retries for request in requests),
         "resumed": sum(request.resumed for request in requests),
         "energy_j_per_token": joules.per_token,
+        "energy_j_per_token_ci95": joules.ci95,
         "energy_device_j_per_token": joules.device_per_token,
         "energy_edge_j_per_token": joules.edge_per_token,
         "energy_status": joules.status,
@@ -157,7 +165,7 @@ def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
     token that follows included; `tested` counts a round's accepted tokens and the first rejected one, since
     what lies behind it was never looked at; `by_position` is how often the i-th drafted token of those rounds
     that had one was kept."""
-    verified = [record for record in rounds if record.n_drafted and record.received_ns]
+    verified = _verified(rounds)
     accepted = sum(record.n_accepted for record in verified)
     tested = sum(min(record.n_accepted + 1, record.n_drafted) for record in verified)
     longest = max((record.n_drafted for record in verified), default=0)
@@ -170,6 +178,10 @@ def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
             _mean([record.n_accepted > i for record in verified if record.n_drafted > i]) for i in range(longest)
         ],
     }
+
+
+def _verified(rounds: Sequence[RoundRecord]) -> list[RoundRecord]:
+    return [record for record in rounds if record.n_drafted and record.received_ns]
 
 
 def _traffic(requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], tokens: int) -> dict[str, float | None]:
@@ -233,19 +245,6 @@ def _arrival_gaps_ms(request: RequestRecord) -> list[float]:
     as chunks do in vLLM's benchmark; else half of a speculative system's gaps would be zeros."""
     arrivals = sorted(set(request.token_ms))
     return [later - earlier for earlier, later in pairwise(arrivals)]
-
-
-def _interval(requests: Sequence[RequestRecord]) -> list[float] | None:
-    """95 % bootstrap interval of tokens/s, requests drawn with replacement, always the same draws."""
-    n = len(requests)
-    if n < FEWEST_FOR_AN_INTERVAL:
-        return None
-    weights = np.random.default_rng(RESAMPLING_SEED).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    tokens = weights @ np.array([request.output_tokens for request in requests], dtype=float)
-    seconds = weights @ np.array([request.e2e_ms / 1e3 for request in requests])
-    if not (seconds > 0).all():
-        return None
-    return np.percentile(tokens / seconds, [2.5, 97.5]).tolist()
 
 
 def _over(part: float, whole: float) -> float | None:
