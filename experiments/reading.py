@@ -22,6 +22,7 @@ SHORT_FOR = {  # a name that stands for a mapping: `link: lte` is `link: {profil
     "draft_engine": "engine",
     "stop": "policy",
     "upload": "policy",
+    "route": "policy",
     "batch": "policy",
     "up": "codec",
     "down": "codec",

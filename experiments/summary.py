@@ -22,6 +22,7 @@ from experiments.quality import with_quality
 from experiments.statistics import OUTLIER_RULE
 from experiments.store import RunFolder
 from nodes.composition import System
+from nodes.policies.route import make_route
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
@@ -84,7 +85,7 @@ def summarise(
         joules = energy_of(mine, energy, energy_sources or {}, clock_offset_ns)
         failed = sum(1 for r in requests if r.system == system.name and r.error)
         records.append(_record(system, mine, its_rounds, joules, failed, clock_offset_ns))
-    base = next((r for s, r in zip(systems, records) if s.method == "edge_ar" and r["tokens_per_s"]), None)
+    base = next((r for s, r in zip(systems, records) if _is_edge_alone(s) and r["tokens_per_s"]), None)
     pairs = comparisons(counted, [figures["system"] for figures in records])
     for figures in records:
         figures.update(beside(figures, base, pairs))
@@ -104,6 +105,10 @@ def summarise(
     return finite(summary)
 
 
+def _is_edge_alone(system: System) -> bool:
+    return system.method == "edge_ar" and not make_route(system.route).decides
+
+
 def _record(
     system: System,
     requests: Sequence[RequestRecord],
@@ -116,6 +121,7 @@ def _record(
     e2e_ms = sum(request.e2e_ms for request in requests)
     answered = [request for request in requests if request.output_tokens]
     ttft_ms = [request.ttft_ms for request in answered]
+    routed = [request for request in requests if request.kept is not None]
     itl_ms = [gap for request in answered for gap in _arrival_gaps_ms(request)]
     return {
         "system": system.name,
@@ -145,6 +151,8 @@ def _record(
         "parts_ms": _parts_ms(rounds, clock_offset_ns),
         "target_calls_per_token": _over(sum(r.legs for r in rounds if r.received_ns), tokens),
         "unverified_share": _over(sum(record.n_unverified for record in rounds), tokens),
+        "routed_share": _mean([not request.kept for request in routed]),  # of its requests, to the edge
+        "route_ms": _mean([request.route_ms for request in routed]),
         "lookahead_ms": _mean([record.lookahead_ms for record in rounds]),
         "lookahead_hit_rate": _mean([r.lookahead_hit for r in rounds if r.lookahead_hit is not None]),
         "discarded_tokens": sum(record.n_discarded for record in rounds),

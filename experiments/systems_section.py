@@ -20,7 +20,7 @@ def _part(key: str) -> Any:
     ]
 
 
-PART_KEYS = {"stop": "policy", "upload": "policy", "up": "codec", "down": "codec"}
+PART_KEYS = {"stop": "policy", "upload": "policy", "route": "policy", "up": "codec", "down": "codec"}
 Policy, CodecPart = _part("policy"), _part("codec")
 
 
@@ -39,6 +39,7 @@ class SystemEntry(Strict):
     schedule: str | None = None
     stop: Policy | None = None  # type: ignore[valid-type]
     upload: Policy | None = None  # type: ignore[valid-type]
+    route: Policy | None = None  # type: ignore[valid-type]
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SystemEntry:
@@ -71,7 +72,7 @@ class SystemEntry(Strict):
 
     def spell_out(self, system: System) -> dict[str, Any]:
         """The entry, every part named, that composes to `system` without shorthands."""
-        parts = ("title", "options", "up", "down", "schedule", "stop", "upload")
+        parts = ("title", "options", "up", "down", "schedule", "stop", "upload", "route")
         fields = {part: msgspec.to_builtins(getattr(system, part)) for part in parts}
         return {"system": self.system, "as": system.name, **fields}
 

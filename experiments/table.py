@@ -84,6 +84,10 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
         counts = [f"{figures[key]} {what}" for key, what in kinds if figures[key]]
         if counts:
             lines.append(f"requests of {figures['system']}: {', '.join(counts)}")
+    for figures in systems:
+        if figures.get("routed_share") is not None:
+            share, cost = 100 * figures["routed_share"], _three(figures["route_ms"])
+            lines.append(f"routing of {figures['system']}: {share:.0f} % of requests to the edge, {cost} ms to decide")
     for note in dict.fromkeys(figures["energy_note"] for figures in systems if figures["energy_note"]):
         noted = [figures["system"] for figures in systems if figures["energy_note"] == note]
         lines.append(f"energy{'' if len(noted) == len(systems) else ' of ' + ', '.join(noted)}: {note}")

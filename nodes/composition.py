@@ -15,6 +15,7 @@ import yaml
 from msgspec import Struct
 
 from nodes.methods import Method, MethodError, method_class
+from nodes.policies.route import make_route
 from nodes.policies.stop import make_stop
 from nodes.policies.upload import make_upload
 from nodes.schedules import schedule_names
@@ -35,7 +36,7 @@ class Paper(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The parts. `up`, `down`, `stop`, `upload` are a name or a mapping with a name and options."""
+    """The parts. `up`, `down`, `stop`, `upload`, `route` are a name or a mapping with a name and options."""
 
     title: str
     method: str
@@ -47,6 +48,7 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     schedule: str = "stop_and_wait"
     stop: str | dict[str, Any] = "fixed"
     upload: str | dict[str, Any] = "always"
+    route: str | dict[str, Any] = "always"
     letters: dict[str, str] = {}  # the paper's letter: our name
     notes: str = ""  # what had to be decided where the paper is silent
 
@@ -68,7 +70,13 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     @cached_property
     def exact(self) -> bool:
         """Is the output distributed as the target's? All the parts have to say so."""
-        return self.build(vocab_size=2).exact and make_upload(self.upload).exact
+        policies = make_upload(self.upload), make_route(self.route)
+        return self.build(vocab_size=2).exact and all(policy.exact for policy in policies)
+
+    def alone(self) -> System:
+        """What answers the requests that `route` keeps on the device."""
+        bare = System(self.title, "device_ar", self.name, stop={"policy": "fixed", "length": 1})
+        return bare.check()
 
     def agreement(self) -> dict[str, Any]:
         """What both nodes have to hold alike before they may talk: everything that changes tokens or frames."""
@@ -85,6 +93,7 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         try:
             stop = make_stop(self.stop)
             make_upload(self.upload)
+            route = make_route(self.route)
             method = self.build(vocab_size=2)
         except (ValueError, MethodError) as error:
             raise CompositionError(f"system {self.name}: {error}") from error
@@ -93,11 +102,26 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                 f"system {self.name}: stop policy {self.stop!r} learns from rounds that the device drafted, and "
                 f"{self.method} has none; give it `fixed` or `confidence`"
             )
+        if route.decides and not method.edge:
+            raise CompositionError(
+                f"system {self.name}: {self.method} asks no edge, so there is nothing to route; remove `route`"
+            )
         if self.schedule not in schedule_names():
             raise CompositionError(
                 f"system {self.name}: unknown schedule {self.schedule!r}; there are: {', '.join(schedule_names())}"
             )
         return self
+
+    def require_width(self, vocab_size: int) -> None:
+        """No codec is to keep more tokens than there are. Raises CompositionError."""
+        method = self.build(vocab_size)
+        for part, codec in (("up", method.up), ("down", method.down)):
+            k = getattr(codec, "k", 0)
+            if k > vocab_size:
+                raise CompositionError(
+                    f"system {self.name}: its {part} codec keeps k = {k} tokens of a vocabulary of {vocab_size}; "
+                    f"give it k of at most {vocab_size}: systems.{self.name}.{part}.k={vocab_size}"
+                )
 
 
 def _codec(spec: str | dict[str, Any], vocab_size: int) -> Codec:

@@ -39,6 +39,7 @@ class Conversation:
         session: Session,
         finish: Finish,
         coins: Coins,
+        start_ns: int,
         opening: Open,
         template: RoundRecord,
         record: Callable[[RoundRecord], None],
@@ -51,7 +52,7 @@ class Conversation:
         self.rounds = self.retries = self.resumed = 0
         self._template, self._record = template, record
         self._now: RoundRecord | None = None
-        self._clock_ns = time.monotonic_ns()  # where the last round ended
+        self._clock_ns = start_ns  # where the last round ended
         self._opened = False
 
     @property

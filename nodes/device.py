@@ -1,6 +1,6 @@
 """The device node: one draft model, one user. Read this first, with edge.py.
 
-    prompt ─► schedule ─► draft ─► method.propose ─► the wire ─► method.resolve ─► tokens ─► records
+prompt ─► route ─► schedule ─► draft ─► method.propose ─► the wire ─► method.resolve ─► tokens ─► records
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from nodes.composition import System
 from nodes.conversation import Conversation
 from nodes.drafting import Drafter
 from nodes.engine import Engine, EngineError
+from nodes.engine.weights import model_id
 from nodes.finish import Finish
+from nodes.methods import method_class
+from nodes.policies.route import Route, make_route
 from nodes.policies.stop import make_stop
 from nodes.policies.upload import make_upload
 from nodes.records import RecordWriter, RequestRecord, RoundRecord
@@ -60,6 +63,15 @@ def jobs(spec: RunSpec) -> Iterator[Job]:
             turn += 1
 
 
+@dataclass(frozen=True)
+class Way:
+    """By which a request may be answered."""
+
+    system: System
+    drafter: Drafter
+    channel: Channel | None  # None: nobody is asked
+
+
 class DeviceNode:
     """Runs a spec's requests, one after another. `connect(system)` makes a link to the edge: every system has its own,
     so that none inherits another's congestion window. `interface` is the one to the edge, whose bytes are counted."""
@@ -75,7 +87,7 @@ class DeviceNode:
         self.spec, self.engine, self.writer, self.interface = spec, engine, writer, interface
         self._connect = connect
         self._channels: dict[str, Channel] = {}
-        self._drafters: dict[str, Drafter] = {}
+        self._routes: dict[str, tuple[Route, Way, Way]] = {}  # by system: who decides, its method, the device alone
 
     def run(self, on_request: Callable[[RequestRecord, int, int], None] = lambda record, done, total: None) -> None:
         """All jobs; `on_request(record, done, total)` after each. Raises EdgeError, EngineError."""
@@ -87,7 +99,7 @@ class DeviceNode:
     def agree(self) -> None:
         """Every handshake first: a refusal should cost no measurement."""
         for system in self.spec.systems:
-            self._drafter(system)
+            self._route(system)
 
     def edge(self) -> tuple[dict[str, Any], ClockSample | None]:
         """What the edge said of itself in the latest handshake, and what that showed of the clocks."""
@@ -97,7 +109,8 @@ class DeviceNode:
 
     def serve(self, job: Job) -> RequestRecord:
         """One request, from its prompt to its last token."""
-        system, drafter = job.system, self._drafter(job.system)
+        system = job.system
+        route, by_method, alone = self._route(system)
         prompt = self.engine.tokenizer.encode(job.prompt.text)
         if not prompt:
             raise EngineError(f"prompt {job.prompt.id!r} has no tokens: give it some text")
@@ -107,22 +120,26 @@ class DeviceNode:
         session = Session(self.spec.sampling, prompt)
         conversation = conversation_id(job.prompt.id, job.repeat)
         template = RoundRecord(system.name, job.request_id, job.repeat, job.warmup, 0, 0, 0, 0)
+        coins = Coins(self.spec.sampling.seed, conversation)
         before = self._interface_bytes()
         start_ns = time.monotonic_ns()
+        way = alone if route.keeps(self.engine, session, coins) else by_method
+        route_ms = (time.monotonic_ns() - start_ns) / 1e6
         talk = Conversation(
-            drafter=drafter,
-            channel=self._channels.get(system.name),
-            upload=make_upload(system.upload),
+            drafter=way.drafter,
+            channel=way.channel,
+            upload=make_upload(way.system.upload),
             session=session,
             finish=finish,
-            coins=Coins(self.spec.sampling.seed, conversation),
+            coins=coins,
+            start_ns=start_ns,
             opening=Open(0, conversation, max_new_tokens, len(prompt), self.spec.stop, self.spec.ignore_eos),
             template=template,
             record=self.writer.round,
         )
         error = ""
         try:
-            load_schedule(system.schedule)(talk)
+            load_schedule(way.system.schedule)(talk)
         except BaseException as failure:
             error = str(failure) or type(failure).__name__
             raise
@@ -132,6 +149,8 @@ class DeviceNode:
             self.engine.release(session)
             record = self._request_record(job, talk, len(prompt), start_ns, end_ns)
             record.error = error
+            if route.decides:
+                record.kept, record.route_ms = way is alone, route_ms
             after = self._interface_bytes()
             if before and after:
                 record.link_up_bytes, record.link_down_bytes = after[0] - before[0], after[1] - before[1]
@@ -146,19 +165,29 @@ class DeviceNode:
         for channel in self._channels.values():
             channel.link.close()
 
-    def _drafter(self, system: System) -> Drafter:
+    def _route(self, system: System) -> tuple[Route, Way, Way]:
         """The system's parts, made once; those that need the edge shake hands with it."""
-        if system.name not in self._drafters:
-            method = system.build(self.engine.vocab_size)
-            if method.edge:
-                timing = self.spec.timing
-                agreement = self.spec.agreement(system, self.engine)
-                link = self._connect(system)
-                channel = Channel(link, system.name, agreement, timing.retry_after_s, timing.give_up_after_s)
-                self._channels[system.name] = channel
-                channel.agree()
-            self._drafters[system.name] = Drafter(self.engine, method, make_stop(system.stop))
-        return self._drafters[system.name]
+        if system.name not in self._routes:
+            alone = system.alone()
+            route, by_method = make_route(system.route), Way(system, self._drafter(system), self._channel(system))
+            if route.decides:
+                route.meet(model_id(self.engine), self._channels[system.name].edge.get("model", "unknown"))
+            self._routes[system.name] = route, by_method, Way(alone, self._drafter(alone), None)
+        return self._routes[system.name]
+
+    def _drafter(self, system: System) -> Drafter:
+        return Drafter(self.engine, system.build(self.engine.vocab_size), make_stop(system.stop))
+
+    def _channel(self, system: System) -> Channel | None:
+        """A line to the edge of its own, once both agree; None for what asks no edge."""
+        if not method_class(system.method).edge:
+            return None
+        timing = self.spec.timing
+        agreement = self.spec.agreement(system, self.engine)
+        channel = Channel(self._connect(system), system.name, agreement, timing.retry_after_s, timing.give_up_after_s)
+        self._channels[system.name] = channel
+        channel.agree()
+        return channel
 
     def _interface_bytes(self) -> tuple[int, int] | None:
         if self.interface is None:

@@ -19,6 +19,7 @@ from nodes.batching import Batcher, Task
 from nodes.composition import System
 from nodes.drafting import Drafter
 from nodes.engine import Engine, SessionRefused
+from nodes.engine.weights import model_id
 from nodes.finish import Finish
 from nodes.methods import Draft, Method, MethodError
 from nodes.policies.batch import make_batch
@@ -82,7 +83,8 @@ class EdgeNode:
         draft_engine: Engine | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.about = {"engine": engine.name, "labels": sorted(engine.labels), **(about or {})}
+        itself = {"engine": engine.name, "model": model_id(engine), "labels": sorted(engine.labels)}
+        self.about = {**itself, **(about or {})}
         self.spec, self.engine, self.link, self.draft_engine = spec, engine, link, draft_engine
         self.batcher = Batcher(engine, make_batch(spec.edge.batch))
         self.counters: Counter[str] = Counter()
@@ -322,4 +324,3 @@ def compare(device: Any, edge: Any, path: str = "") -> list[str]:
             for difference in compare(device.get(key), edge.get(key), f"{path}.{key}" if path else str(key))
         ]
     return [] if device == edge else [f"{path}: device {device!r}, edge {edge!r}"]
-

@@ -78,6 +78,8 @@ class RequestRecord(Struct):
     labels: list[str]  # "paced", "toy"
     link_up_bytes: int | None = None  # the interface's own counters, everything included; None on loopback
     link_down_bytes: int | None = None
+    kept: bool | None = None  # by the route, on the device; None: there was nothing to decide
+    route_ms: float = 0.0  # deciding that, inside the first round's draft_ms
     error: str = ""  # what ended a request that failed; its tokens are those settled until then
 
 

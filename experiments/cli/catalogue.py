@@ -71,7 +71,8 @@ def doctor(
 
 def _system_record(system: Any) -> dict[str, Any]:
     paper = f"{system.paper.authors} {system.paper.year}" if system.paper else ""
-    parts = {key: getattr(system, key) for key in ("method", "schedule", "up", "down", "stop", "upload", "options")}
+    axes = ("method", "schedule", "up", "down", "stop", "upload", "route", "options")
+    parts = {key: getattr(system, key) for key in axes}
     url = system.paper.url if system.paper else ""
     record = {"name": system.name, "title": system.title, "paper": paper, "url": url, "exact": system.exact}
     return {**record, **parts, "letters": system.letters, "notes": system.notes}

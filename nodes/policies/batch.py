@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nodes.policies import PolicyError, make_policy
+from nodes.policies import PolicyError, make_policy, number_within
 
 
 class Immediate:
@@ -19,9 +19,9 @@ class Size:
     """When `size` requests wait, or the oldest has waited `max_wait_ms`."""
 
     def __init__(self, size: int = 4, max_wait_ms: float = 50.0) -> None:
-        if size < 1 or max_wait_ms < 0:
-            raise PolicyError(f"batch: size >= 1 and max_wait_ms >= 0, not {size} and {max_wait_ms}")
-        self.size, self.max_wait_ns = size, round(max_wait_ms * 1e6)
+        if not isinstance(size, int) or size < 1:
+            raise PolicyError(f"batch: size must be a whole number of at least 1, not {size!r}")
+        self.size, self.max_wait_ns = size, round(number_within("batch", "max_wait_ms", max_wait_ms, 0) * 1e6)
 
     def due_ns(self, arrived_ns: Sequence[int]) -> int:
         return arrived_ns[0] if len(arrived_ns) >= self.size else arrived_ns[0] + self.max_wait_ns
@@ -31,9 +31,7 @@ class Age:
     """When the oldest has waited `age_ms`, however many there are."""
 
     def __init__(self, age_ms: float = 10.0) -> None:
-        if age_ms < 0:
-            raise PolicyError(f"batch: age_ms >= 0, not {age_ms}")
-        self.age_ns = round(age_ms * 1e6)
+        self.age_ns = round(number_within("batch", "age_ms", age_ms, 0) * 1e6)
 
     def due_ns(self, arrived_ns: Sequence[int]) -> int:
         return arrived_ns[0] + self.age_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nodes.methods import Draft
-from nodes.policies import PolicyError
+from nodes.policies import number_within
 from nodes.policies.stop import Stop, checked_length
 from nodes.records import RoundRecord
 
@@ -36,9 +36,7 @@ class Rounds:
     """Sums over the settled rounds that asked the edge; a round that was sent twice tells of a loss, not of a cost."""
 
     def __init__(self, forgetting: float) -> None:
-        if not 0.5 <= forgetting <= 1:
-            raise PolicyError(f"stop: forgetting must be 0.5 to 1, not {forgetting}")
-        self.forgetting, self.seen = forgetting, 0
+        self.forgetting, self.seen = number_within("stop", "forgetting", forgetting, 0.5, 1), 0
         self._accepted = self._tested = self._draft_ms = self._drafted = 0.0
         fast = forgetting**QUICKER
         self._rest, self._verify, self._bytes = Line(fast), Line(fast), Line(fast)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nodes.methods import Draft
-from nodes.policies import PolicyError, make_policy
+from nodes.policies import PolicyError, make_policy, number_within
 from nodes.sampling import Coins, Row, sample
 
 
@@ -44,11 +44,10 @@ class Uncertainty(Upload):
     exact = False
 
     def __init__(self, threshold: float = 0.08, samples: int = 20) -> None:
-        if not 0 <= threshold <= 1:
-            raise PolicyError(f"upload: threshold is a share, 0 to 1, not {threshold}")
+        self.threshold = number_within("upload", "threshold", threshold, 0, 1)
         if not isinstance(samples, int) or not 1 <= samples <= 1000:
-            raise PolicyError(f"upload: samples must be 1 to 1000, not {samples}")
-        self.threshold, self.samples = threshold, samples
+            raise PolicyError(f"upload: samples must be 1 to 1000, not {samples!r}")
+        self.samples = samples
 
     def worth(self, draft: Draft, coins: Coins) -> bool:
         return any(
@@ -64,9 +63,7 @@ class Hard(Upload):
     exact = False
 
     def __init__(self, threshold: float = 0.8) -> None:
-        if not 0 <= threshold <= 1:
-            raise PolicyError(f"upload: threshold is a probability, not {threshold}")
-        self.threshold = threshold
+        self.threshold = number_within("upload", "threshold", threshold, 0, 1)
 
     def worth(self, draft: Draft, coins: Coins) -> bool:
         return not draft.tokens or draft.probs[-1] < self.threshold

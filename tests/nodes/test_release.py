@@ -25,7 +25,7 @@ def test_a_dead_edge_leaves_the_draft_to_speak(hasty, tmp_path):
     setup = Setup(["sled"], requests=1, max_new_tokens=8)
     with toy_edge(setup) as edge:
         device = device_on(setup, edge, tmp_path)
-        device._drafter(device.spec.systems[0])  # shaken hands
+        device.agree()  # shaken hands
         edge.kill()
         device.run()
         device.close()

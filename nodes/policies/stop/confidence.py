@@ -4,15 +4,14 @@ Hao et al. 2024, their p_t)."""
 from __future__ import annotations
 
 from nodes.methods import Draft
-from nodes.policies import PolicyError
+from nodes.policies import number_within
 from nodes.policies.stop import Stop, checked_length
 
 
 class Confidence(Stop):
     def __init__(self, threshold: float = 0.5, max_length: int = 8) -> None:
-        if not 0 <= threshold <= 1:
-            raise PolicyError(f"stop: threshold is a probability, not {threshold}")
-        self.threshold, self.max_length = threshold, checked_length(max_length)
+        self.threshold = number_within("stop", "threshold", threshold, 0, 1)
+        self.max_length = checked_length(max_length)
 
     def more(self, draft: Draft) -> bool:
         if not draft.tokens:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from nodes.methods import Draft
-from nodes.policies import PolicyError
+from nodes.policies import number_within
 from nodes.policies.measured import FIRST, Rounds
 from nodes.policies.stop import Stop, checked_length
 from nodes.records import RoundRecord
@@ -28,9 +28,8 @@ class DelayBandit(Stop):
 
     def __init__(self, max_length: int = 16, optimism: float = 0.01, forgetting: float = 0.99) -> None:
         self.max_length = checked_length(max_length)
-        if optimism < 0:
-            raise PolicyError(f"stop: optimism must not be negative, not {optimism}")
-        self.optimism, self.rounds = optimism, Rounds(forgetting)
+        self.optimism = number_within("stop", "optimism", optimism, 0)
+        self.rounds = Rounds(forgetting)
         self.length = min(FIRST[0], max_length)
         self._reached, self._stood = np.zeros(max_length), np.zeros(max_length)  # rounds with an i-th token; it stood
         self._tried, self._spent_ms = np.zeros(max_length), np.zeros(max_length)  # of the arm itself

@@ -10,7 +10,7 @@ geometric in the measured acceptance.
 
 from __future__ import annotations
 
-from nodes.policies import PolicyError
+from nodes.policies import number_within
 from nodes.policies.measured import Adaptive, expected_tokens
 
 
@@ -28,10 +28,11 @@ class DelayCost(Adaptive):
         forgetting: float = 0.98,
     ) -> None:
         super().__init__(max_length, forgetting)
-        if min(weight_ms_per_j, draft_w, wait_w, verify_w, radio_uj_per_byte) < 0:
-            raise PolicyError("stop: delay_cost takes no negative weight, watts or joules")
-        self.weight_ms_per_j, self.radio_uj_per_byte = weight_ms_per_j, radio_uj_per_byte
-        self.draft_w, self.wait_w, self.verify_w = draft_w, wait_w, verify_w
+        self.weight_ms_per_j = number_within("stop", "weight_ms_per_j", weight_ms_per_j, 0)
+        self.radio_uj_per_byte = number_within("stop", "radio_uj_per_byte", radio_uj_per_byte, 0)
+        self.draft_w = number_within("stop", "draft_w", draft_w, 0)
+        self.wait_w = number_within("stop", "wait_w", wait_w, 0)
+        self.verify_w = number_within("stop", "verify_w", verify_w, 0)
 
     def best(self) -> int:
         return min(range(self.max_length + 1), key=self.cost_ms)
