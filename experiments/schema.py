@@ -31,6 +31,8 @@ from experiments.nodes_section import (
     engine_spec,
 )
 from experiments.reading import NAME, ConfigError, Strict, explain, override, read_yaml
+from experiments.sweep.section import SweepSection
+from experiments.remote.inventory import HostsSpec
 from experiments.systems_section import SystemEntry, as_entry
 from experiments.workloads import WorkloadSpec
 from netem.spec import LinkSpec
@@ -90,6 +92,13 @@ class Config(Strict):
     warmup: int = Field(default=1, ge=0, description="requests per system that are not counted")
     energy: EnergySpec = EnergySpec()
     transport: TransportSpec = TransportSpec()
+    hosts: HostsSpec | None = Field(default=None, description="two machines, or the file that names them; else this one")
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _hosts_by_file(cls, value: Any, info: ValidationInfo) -> Any:
+        folder = (info.context or {}).get("folder", ".")
+        return read_yaml(Path(folder, value)) if isinstance(value, str) else value
 
     @field_validator("link", mode="before")
     @classmethod
@@ -227,6 +236,8 @@ class Config(Strict):
         plain["device"] |= {"engine": self.device_engine}
         plain["edge"] |= {"engine": self.edge_engine, "draft_engine": self.edge_draft_engine}
         plain["workload"]["sha256"] = self.workload.file_sha256
+        if self.hosts is None:
+            del plain["hosts"]
         return msgspec.to_builtins(plain)
 
 
@@ -249,6 +260,8 @@ def open_config(overrides: Sequence[str] = ()) -> Config:
 def _checked(data: dict[str, Any], overrides: Sequence[str], where: str, folder: Path) -> Config:
     for setting in overrides:
         override(data, setting)
+    if "sweep" in data:
+        raise ConfigError(f"{where}: has a `sweep:`, so it is many experiments; only `dssd run` takes it")
     try:
         return Config.model_validate(data, context={"folder": folder})
     except ValidationError as error:
@@ -263,4 +276,6 @@ def config_id(resolved: dict[str, Any]) -> str:
 
 def json_schema() -> dict[str, Any]:
     """For editors: completes and checks a configuration while it is written."""
-    return Config.model_json_schema(by_alias=True)
+    schema = Config.model_json_schema(by_alias=True)
+    sweep = SweepSection.model_json_schema(by_alias=True)
+    return {**schema, "properties": {**schema["properties"], "sweep": sweep}}

@@ -12,12 +12,14 @@ from experiments.cli.answers import (
     Json,
     Overrides,
     answer,
+    fail,
     note,
     plain_errors,
     print_json,
     table,
     take_rights_for,
 )
+from experiments.cli.sweep import run_whole_sweep
 
 app = typer.Typer()
 RunPath = Annotated[Path, typer.Argument(help="A run's folder, or results/NAME for its latest run.", metavar="RUN")]
@@ -29,14 +31,23 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run; change nothing.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Of a sweep: so many runs at once, if they may.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Of a sweep: begin again, in another folder.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Of a sweep: what failed, once more.")] = False,
     json: Json = False,
 ) -> None:
-    """Run an experiment: build the link, check it, start both nodes, print one table."""
+    """Run an experiment: build the link, check it, start both nodes, print one table. With a `sweep:`, many of them."""
     with plain_errors():
         from experiments.run import describe_run, run_experiment
         from experiments.schema import load_config
+        from experiments.sweep.points import load_sweep
         from experiments.table import print_table
 
+        if sweep := load_sweep(config, overrides or []):
+            run_whole_sweep(sweep, out, dry_run=dry_run, json=json, jobs=jobs, fresh=fresh, again=retry_failed)
+            return
+        if jobs > 1 or fresh or retry_failed:
+            fail(f"--jobs, --fresh and --retry-failed are for a sweep, and {config} has no `sweep:`")
         loaded = load_config(config, overrides or [])
         if dry_run:
             answer(describe_run(loaded), json, lambda plan: print("\n".join(plan["lines"])))
