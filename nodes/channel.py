@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from nodes.link_meter import LinkMeter
 from transport.clock import ClockSample
 from transport.link import Arrival, DeviceLink
 from transport.messages import (
@@ -66,6 +67,7 @@ class Channel:
         self.retry_after_s, self.give_up_after_s = retry_after_s, give_up_after_s
         self.edge_holds = 0  # tokens of this session the edge has
         self.counters: Counter[str] = Counter()
+        self.meter = LinkMeter()
         self.edge: dict[str, Any] = {}  # what it says of itself
         self.handshake: ClockSample | None = None  # the two clocks, as the last one showed them
         self._early: deque[Arrival] = deque()
@@ -93,6 +95,7 @@ class Channel:
                 welcome = unpack_body(arrival.frames, Welcome)
                 self._contract, self.edge = welcome.number, welcome.node
                 self.handshake = ClockSample(sent_ns, header.arrived_ns, header.arrived_ns, arrival.arrived_ns)
+                self.meter.greeted((arrival.arrived_ns - sent_ns) / 1e6)
                 return
             if header.kind == Kind.ERROR and header.session == 0:
                 raise _as_error(unpack_body(arrival.frames, Error))

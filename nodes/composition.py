@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import yaml
 from msgspec import Struct
 
+from nodes.engine import Engine
 from nodes.methods import Method, MethodError, method_class
 from nodes.policies.route import make_route
 from nodes.policies.stop import make_stop
@@ -67,6 +68,15 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         except ValueError as error:
             raise CompositionError(f"system {self.name}: {error}") from error
 
+    def build_for(self, engine: Engine, role: Literal["draft", "target"]) -> Method:
+        """The method on a node with this engine. Raises CompositionError where it cannot work with that model."""
+        method = self.build(engine.vocab_size)
+        try:
+            method.meet(role, engine)
+        except ValueError as error:
+            raise CompositionError(f"system {self.name}: {error}") from error
+        return method
+
     @cached_property
     def exact(self) -> bool:
         """Is the output distributed as the target's? All the parts have to say so."""
@@ -86,6 +96,7 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             "up": self.up,
             "down": self.down,
             "stop": self.stop,
+            **self.build(vocab_size=2).agreement(),
         }
 
     def check(self) -> System:

@@ -77,6 +77,7 @@ class Conversation:
         drafted_ns = time.monotonic_ns()
         worth = self.upload.worth(draft, self.coins)
         judged_ns = time.monotonic_ns()
+        draft.link = self.channel.meter.state if self.channel else None
         up = self.method.propose(draft, self.remaining) if worth else None
         record = self._begin(drafted_ns)
         record.policy_ms = (judged_ns - drafted_ns) / 1e6
@@ -177,6 +178,8 @@ class Conversation:
     def _settle_round(self, draft: Draft, patience_s: float | None) -> None:
         record = self._current
         answer = self._hear(record, record.sent_ns, patience_s=patience_s)
+        if not record.attempt:  # what was sent again tells of a loss
+            self._channel.meter.add(record.up_wire_bytes + record.down_wire_bytes, record.network_ms)
         verdict = answer.verdict
         n = verdict.n_accepted
         if n > len(draft.tokens):

@@ -176,7 +176,7 @@ class DeviceNode:
         return self._routes[system.name]
 
     def _drafter(self, system: System) -> Drafter:
-        return Drafter(self.engine, system.build(self.engine.vocab_size), make_stop(system.stop))
+        return Drafter(self.engine, system.build_for(self.engine, "draft"), make_stop(system.stop))
 
     def _channel(self, system: System) -> Channel | None:
         """A line to the edge of its own, once both agree; None for what asks no edge."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nodes.engine import Engine
+from nodes.engine import Dists, Engine
 from nodes.methods import Draft, Method
 from nodes.policies.stop import Stop
 from nodes.sampling import Coins, Row
@@ -44,7 +44,8 @@ class Drafter:
                 break
             if interrupted():
                 return False
-            row = self.row_after(session, [*prefix, *draft.tokens])
+            dists = self._after(session, [*prefix, *draft.tokens])
+            row = dists.row(0)
             encoded = self.method.up.encode(row)
             if not self.method.up.lossless:
                 row = self.method.up.decode(encoded)
@@ -53,9 +54,14 @@ class Drafter:
             draft.probs.append(float(row[token]))
             draft.dists.append(row)
             draft.encoded.append(encoded)
+            if self.method.reads_hidden:
+                draft.hidden.append(dists.hidden(0))
         return True
 
     def row_after(self, session: Session, tokens: list[int]) -> Row:
         """[V] the draft distribution that follows these tokens."""
+        return self._after(session, tokens).row(0)
+
+    def _after(self, session: Session, tokens: list[int]) -> Dists:
         session.become(tokens)
-        return self.engine.forward([session], [1])[0].row(0)
+        return self.engine.forward([session], [1])[0]

@@ -274,7 +274,7 @@ class EdgeNode:
     # Helpers ----------------------------------------------------------------------------------------------------------
 
     def _serve(self, number: int, system: System) -> Served:
-        method = system.build(self.engine.vocab_size)
+        method = system.build_for(self.engine, "target")
         drafter = None
         if method.edge_drafts and self.draft_engine is not None:
             drafter = Drafter(self.draft_engine, method, make_stop(system.stop))

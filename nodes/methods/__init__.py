@@ -11,9 +11,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
+from nodes.engine import Engine
 from nodes.sampling import Coins, Row, sample
 from transport.codecs import Codec
 from transport.messages import Encoded, Floats, Proposal, Token, Verdict
@@ -21,6 +22,13 @@ from transport.messages import Encoded, Floats, Proposal, Token, Verdict
 
 class MethodError(ValueError):
     """No such method, an option it does not have, or an Up that no device half can have sent."""
+
+
+class LinkState(NamedTuple):
+    """The link as the device has measured it, smoothed."""
+
+    rtt_ms: float
+    rate_mbps: float
 
 
 @dataclass
@@ -32,6 +40,8 @@ class Draft:
     probs: list[float]  # [g] dists[i][tokens[i]]
     dists: list[Row]  # [g, V] as the receiver would decode them
     encoded: list[Encoded]  # the same rows on the wire
+    hidden: list[Row] = field(default_factory=list)  # [g, hidden_size] states the rows were made from, if asked for
+    link: LinkState | None = None  # when the draft was sent
 
     def __repr__(self) -> str:
         return f"Draft(base={self.base}, tokens=[{len(self.tokens)}])"
@@ -80,6 +90,7 @@ class Method:
     drafts: ClassVar[bool] = True  # the device drafts
     streams: ClassVar[bool] = False  # one Up answers a whole request, reply by reply
     edge_drafts: ClassVar[bool] = False  # the edge needs a draft model of its own
+    reads_hidden: ClassVar[bool] = False  # drafts come with the hidden states they were drawn from
 
     def __init__(self, up: Codec, down: Codec) -> None:
         self.up, self.down = up, down
@@ -88,6 +99,13 @@ class Method:
     def exact(self) -> bool:
         """Is the output distributed as the target's, given these codecs?"""
         raise NotImplementedError
+
+    def agreement(self) -> dict[str, Any]:
+        """What else both nodes have to hold alike: files that an option names."""
+        return {}
+
+    def meet(self, role: Literal["draft", "target"], engine: Engine) -> None:
+        """Called on each node before the first request. Raises ValueError where this is not a model to work with."""
 
     def draw(self, row: Row, coins: Coins, position: int) -> Token:
         """How the drafter draws from a (decoded) row."""
