@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import time
@@ -20,6 +21,13 @@ from netem.apply import execute
 from netem.errors import CommandError, LinkError
 
 KILL_WAIT_S = 5.0
+GUARD_PID = "guard.pid"  # of the process that watches over a shaped interface from inside its folder
+GONE = (
+    "No such file or directory",
+    "Cannot find",
+    "Invalid handle",
+    "No such device",
+)  # undone, or somebody else's now
 
 
 def state_dir() -> Path:
@@ -43,6 +51,7 @@ class Journal:
     pid: int = field(default_factory=os.getpid)
     started_ticks: int = -1
     boot_id: str = ""
+    network: str = ""  # the namespace `undo` has to run in, '' where any will do
 
     @property
     def folder(self) -> Path:
@@ -54,8 +63,9 @@ class Journal:
         draft = state_dir() / f".{self.lab_id}-{self.pid}"  # a whole folder at once: a lab is there or it is not
         try:
             draft.mkdir(parents=True, exist_ok=True)
-            (draft / "journal.json").write_text(json.dumps(asdict(self), indent=1))
+            write_whole(draft / "journal.json", json.dumps(asdict(self), indent=1))
             draft.rename(self.folder)
+            _to_disk(self.folder.parent)
         except PermissionError as error:
             raise LinkError(f"cannot write {draft} ({error.strerror}): run as root or set DSSD_STATE_DIR") from None
         except OSError:
@@ -64,6 +74,11 @@ class Journal:
                 f"a lab named '{self.lab_id}' is up already (see {self.folder}): choose another name"
             ) from None
 
+    def hand_over(self, pid: int) -> None:
+        """From now on process `pid` owns the lab."""
+        self.pid, self.started_ticks = pid, started_ticks(pid)
+        write_whole(self.folder / "journal.json", json.dumps(asdict(self), indent=1))
+
     def owner_lives(self) -> bool:
         return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid)
 
@@ -71,6 +86,9 @@ class Journal:
         """Kill what runs in the lab's namespaces, delete them, forget the lab; returns what went wrong."""
         problems = []
         if self.boot_id in ("", boot_id()):
+            if self.network and self.network != network_namespace():
+                return [f"made in another network namespace ({self.network}): undo it from there"]
+            end_guard(self.folder)
             for name in self.namespaces:
                 problems += kill_members(name)
             for argv in self.undo:
@@ -134,6 +152,46 @@ def clean_leftovers() -> list[str]:
     return cleaned
 
 
+def end_guard(folder: Path) -> None:
+    """Kill the process, and what it started, that watches over a shaped interface; only if it works in that folder."""
+    try:
+        pid = int((folder / GUARD_PID).read_text())
+        handle = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return
+    try:
+        if Path(f"/proc/{pid}/cwd").readlink() == folder.resolve():
+            os.killpg(pid, signal.SIGKILL)
+            select.select([handle], [], [], KILL_WAIT_S)
+    except OSError:
+        return
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file is there with all of its text, on disk, or as it was."""
+    draft = path.with_name(f"{path.name}.new")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    _to_disk(path.parent)
+
+
+def _to_disk(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def network_namespace() -> str:
+    return str(Path("/proc/self/ns/net").readlink())
+
+
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -170,6 +228,6 @@ def _undo(argv: list[str]) -> list[str]:
     try:
         execute(argv)
     except CommandError as error:
-        gone = "No such file or directory" in error.said or "Cannot find" in error.said
+        gone = any(words in error.said for words in GONE)
         return [] if gone else [str(error)]
     return []

@@ -88,6 +88,11 @@ def attached(name: str) -> Iterator[Lab]:
         lab.detach()
 
 
+def kept_labs() -> list[str]:
+    """Names of the labs that `up` made and that are still held."""
+    return [journal.lab_id for journal in journals() if (journal.folder / STATE).exists() and journal.owner_lives()]
+
+
 class _RemoteRouter:
     """Commands for the router of a lab that another process holds."""
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Optional
 
 import typer
 
-from experiments.cli.answers import ConfigPath, Json, Overrides, answer, plain_errors, table, take_rights_for
+from experiments.cli.answers import (
+    ConfigPath,
+    Json,
+    Overrides,
+    answer,
+    fail,
+    note,
+    plain_errors,
+    table,
+    take_rights_for,
+)
 
 app = typer.Typer(help="The emulated link: profiles, the commands behind a link, a check.", no_args_is_help=True)
 
@@ -46,24 +57,203 @@ def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = Fa
             raise typer.Exit(1)
 
 
-LabName = Annotated[str, typer.Option("--name", help="Of the lab.")]
+LabName = Annotated[Optional[str], typer.Option("--name", help="Of the lab; by default lab.")]  # noqa: UP045
+Iface = Annotated[Optional[str], typer.Option("--iface", help="A real interface, such as eth0.")]  # noqa: UP045
+OneIface = Annotated[str, typer.Option("--iface", help="The shaped interface.")]
+OptionalConfig = Annotated[Optional[Path], typer.Argument(help="An experiment's YAML file.", metavar="[CONFIG]")]  # noqa: UP045
+Peer = Annotated[Optional[str], typer.Option("--peer", help="The other machine's IP address.")]  # noqa: UP045
+Ports = Annotated[
+    Optional[list[int]],  # noqa: UP045
+    typer.Option("--port", help="Shape only TCP and UDP of this port, on either side; may be repeated."),
+]
+Exempt = Annotated[
+    Optional[list[int]],  # noqa: UP045
+    typer.Option("--exempt-port", help="Never shape TCP of this port, as SSH's; may be repeated."),
+]
+Link = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--link", help="A profile, or a YAML file with `link:`.", metavar="PROFILE|FILE"),
+]
+Role = Annotated[Optional[str], typer.Option(help="This end of the link: device (default) or edge.")]  # noqa: UP045
+Only = Annotated[Optional[str], typer.Option(help="Shape one way: egress or ingress.")]  # noqa: UP045
+DeadMan = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option("--dead-man-s", help="Undo everything after this time, unless confirmed or renewed; default 120."),
+]
 
 
 @app.command("up")
-def netem_up(config: ConfigPath, name: LabName = "lab", overrides: Overrides = None, json: Json = False) -> None:
-    """Build a configuration's link and keep it until `dssd netem down`."""
+def netem_up(
+    config: OptionalConfig = None,
+    name: LabName = None,
+    iface: Iface = None,
+    peer: Peer = None,
+    port: Ports = None,
+    exempt_port: Exempt = None,
+    link: Link = None,
+    role: Role = None,
+    only: Only = None,
+    dead_man_s: DeadMan = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands, run none.")] = False,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Build a link that stays: a lab of this machine, or, with --iface, on a real interface."""
     with plain_errors():
-        from experiments.schema import load_config
-        from netem.keeper import up
+        if iface is None:
+            _only_with("--iface", peer=peer, port=port, exempt_port=exempt_port, link=link, role=role, only=only)
+            _only_with("--iface", dead_man_s=dead_man_s, dry_run=dry_run)
+            state = _lab_up(config, name or "lab", overrides or [])
+            answer(state, json, lambda found: print(jsonlib.dumps(found, indent=1)))
+            return
+        _only_with("a lab, without --iface", name=name)
+        shaping = _shaping(config, iface, peer, port, exempt_port, link, role, only, overrides or [])
+        if dry_run:
+            from experiments.interface import describe_shaping
 
-        state = up(load_config(config, overrides or []).link, name)
-        answer(state, json, lambda found: print(jsonlib.dumps(found, indent=1)))
+            answer(describe_shaping(shaping), json, _show_commands)
+            return
+        from netem import physical
+
+        answer(physical.shape(shaping, dead_man_s or physical.DEAD_MAN_S), json, _show_interface)
 
 
 @app.command("down")
-def netem_down(name: LabName = "lab") -> None:
-    """Take a kept link down."""
+def netem_down(name: LabName = None, iface: Iface = None) -> None:
+    """Take a kept lab down, or the link off a real interface: all is as it was before."""
     with plain_errors():
+        if iface is not None:
+            from netem.physical import restore
+
+            _only_with("a lab, without --iface", name=name)
+            restore(iface)
+            return
         from netem.keeper import down
 
-        down(name)
+        down(name or "lab")
+
+
+@app.command("status")
+def netem_status(name: LabName = None, iface: Iface = None, json: Json = False) -> None:
+    """What is up: kept labs and shaped interfaces, declared and as the kernel tells now."""
+    with plain_errors():
+        from netem.keeper import kept_labs
+        from netem.physical import shaped_interfaces, status
+
+        interfaces = [iface] if iface else [] if name else shaped_interfaces()
+        labs = [name] if name else [] if iface else kept_labs()
+        found = {"interfaces": [status(each) for each in interfaces], "labs": [_lab_state(each) for each in labs]}
+        answer(found, json, _show_status)
+
+
+@app.command("renew")
+def netem_renew(
+    iface: OneIface,
+    seconds: Annotated[Optional[float], typer.Option(help="By default as long as the first time.")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Start a shaped interface's timer again."""
+    with plain_errors():
+        from netem.physical import renew
+
+        answer(renew(iface, seconds), json, _show_interface)
+
+
+@app.command("confirm")
+def netem_confirm(iface: OneIface, json: Json = False) -> None:
+    """The link of a shaped interface is good: it stays until `down`."""
+    with plain_errors():
+        from netem.physical import confirm
+
+        answer(confirm(iface), json, _show_interface)
+
+
+def _only_with(what: str, **options: Any) -> None:
+    for option, value in options.items():
+        if value:
+            fail(f"--{option.replace('_', '-')} is for {what}")
+
+
+def _lab_up(config: Path | None, name: str, overrides: list[str]) -> dict[str, Any]:
+    if config is None:
+        fail("give a configuration to build its lab, or --iface and --peer to shape a real interface")
+    from experiments.schema import load_config
+    from netem.keeper import up
+
+    return up(load_config(config, overrides).link, name)
+
+
+def _shaping(
+    config: Path | None,
+    iface: str,
+    peer: str | None,
+    ports: list[int] | None,
+    exempt: list[int] | None,
+    link: str | None,
+    role: str | None,
+    only: str | None,
+    overrides: list[str],
+) -> Any:
+    from experiments.interface import link_from
+    from netem.physical import Shaping, ssh_ports
+
+    if peer is None:
+        fail("--iface needs --peer: the address of the machine at the other end, whose traffic alone is shaped")
+    if role not in (None, "device", "edge"):
+        fail(f"--role is device or edge, not '{role}'")
+    if only not in (None, "egress", "ingress"):
+        fail(f"--only is egress or ingress, not '{only}'")
+    never = tuple(sorted({*ssh_ports(), *(exempt or ())}))
+    spec = link_from(config, link, overrides)
+    return Shaping(iface, peer, spec, tuple(ports or ()), never, role or "device", only)  # type: ignore[arg-type]
+
+
+def _lab_state(name: str) -> dict[str, Any]:
+    from netem.keeper import attached
+
+    with attached(name) as lab:
+        return lab.describe()
+
+
+def _show_commands(found: dict[str, Any]) -> None:
+    print("\n".join([*found["commands"], "", "# and to undo it:", *found["undo"]]))
+
+
+def _show_status(found: dict[str, Any]) -> None:
+    if not found["interfaces"] and not found["labs"]:
+        print("nothing is up")
+    for state in found["interfaces"]:
+        _show_interface(state)
+    for state in found["labs"]:
+        print(f"lab {state['name']} ({state['backend']})")
+        _show_ways({which: (state["declared"][which], state["applied"][which]) for which in ("up", "down")})
+
+
+def _show_interface(state: dict[str, Any]) -> None:
+    from netem.physical import Shaping
+
+    what = f"ports {', '.join(map(str, state['ports']))}" if state["ports"] else "everything"
+    if state["confirmed"]:
+        timer = f"until `dssd netem down --iface {state['interface']}`"
+    else:
+        timer = f"undone in {state['left_s']:g} s unless confirmed or renewed"
+    exempt = ", ".join(map(str, state["exempt_ports"]))
+    print(f"{state['interface']}, with {state['peer']}: {what} but TCP ports {exempt}; {timer}")
+    ways = Shaping.from_description(state).directions
+    _show_ways({way: (state["declared"][ways[way]], state["applied"][way]) for way in ("egress", "ingress")})
+    for problem in state["problems"]:
+        note(f"not as declared any more: {problem}")
+    if state["guard"] is None:
+        note("the guard was killed: the next link, or `dssd doctor --clean`, undoes this one")
+
+
+def _show_ways(ways: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    rows = []
+    for way, (declared, applied) in ways.items():
+        wish = {key: value for key, value in declared.items() if value not in (None, 0, 0.0, "uniform")}
+        rows.append({"way": way, "declared": _values(wish), "applied": _values(applied)})
+    table(rows, ["way", "declared", "applied"])
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items()) or "not shaped"

@@ -1,0 +1,119 @@
+"""What is asked of a real interface, and what was found on it. Impossible wishes are errors."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from netem.errors import LinkError
+from netem.spec import Direction, DirectionSpec, LinkSpec, TcpSpec
+
+INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+SSH_PORT = 22
+
+Role = Literal["device", "edge"]
+Way = Literal["egress", "ingress"]
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """The traffic with one peer, on one interface, is to go over a link.
+
+    ports: only TCP and UDP from or to these, on either side; none means all traffic with the peer. exempt_ports:
+    TCP never shaped, SSH among them. role: which end of the link this machine is, so which direction leaves it.
+    only: shape one way and leave the other to the peer.
+    """
+
+    interface: str
+    peer: str
+    spec: LinkSpec
+    ports: tuple[int, ...] = ()
+    exempt_ports: tuple[int, ...] = (SSH_PORT,)
+    role: Role = "device"
+    only: Way | None = None
+
+    def __post_init__(self) -> None:
+        if not INTERFACE_NAME.fullmatch(self.interface):
+            raise LinkError(f"'{self.interface}' is not the name of an interface: `ip -br link` lists them")
+        if self.interface == "lo":
+            raise LinkError("loopback is not shaped (every packet would be impaired twice): use a lab, `up CONFIG`")
+        try:
+            address = ipaddress.ip_address(self.peer)
+        except ValueError:
+            raise LinkError(f"peer '{self.peer}' is not an IP address: filters need its address, not a name") from None
+        if address.is_loopback or address.is_unspecified or address.is_multicast:
+            raise LinkError(f"peer {self.peer} is not another machine's address")
+        for port in (*self.ports, *self.exempt_ports):
+            if not 0 < port < 65536:
+                raise LinkError(f"port {port} is not between 1 and 65535")
+        if both := sorted(set(self.ports) & set(self.exempt_ports)):
+            raise LinkError(f"port {both[0]} is exempt (SSH, or --exempt-port) and cannot be shaped too")
+        if self.spec.tcp != TcpSpec():
+            raise LinkError(
+                "link.tcp is pinned in labs only: on a real interface set it yourself and leave it out here"
+            )
+        if self.spec.backend != "auto":
+            raise LinkError(f"link.backend '{self.spec.backend}' is for labs: leave it out for a real interface")
+        if not (self.egress.is_shaped or self.ingress.is_shaped):
+            raise LinkError(
+                "nothing is declared for this interface, so there is nothing to shape: give --link or --set"
+            )
+
+    @property
+    def family(self) -> Literal["ip", "ip6"]:
+        return "ip" if ipaddress.ip_address(self.peer).version == 4 else "ip6"
+
+    @property
+    def directions(self) -> dict[Way, Direction]:
+        """What leaves this machine and what comes in, as the link's directions."""
+        return {"egress": "up", "ingress": "down"} if self.role == "device" else {"egress": "down", "ingress": "up"}
+
+    def way(self, which: Way) -> DirectionSpec:
+        return DirectionSpec() if self.only not in (None, which) else self.spec.direction(self.directions[which])
+
+    @property
+    def egress(self) -> DirectionSpec:
+        return self.way("egress")
+
+    @property
+    def ingress(self) -> DirectionSpec:
+        return self.way("ingress")
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "interface": self.interface,
+            "peer": self.peer,
+            "ports": list(self.ports),
+            "exempt_ports": list(self.exempt_ports),
+            "role": self.role,
+            "only": self.only,
+            "declared": self.spec.model_dump(),
+        }
+
+    @classmethod
+    def from_description(cls, data: dict[str, Any]) -> Shaping:
+        return cls(
+            data["interface"],
+            data["peer"],
+            LinkSpec(**data["declared"]),
+            tuple(data["ports"]),
+            tuple(data["exempt_ports"]),
+            data["role"],
+            data["only"],
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """An interface as it was, as far as shaping it has to know.
+
+    discipline: the kind of queue its traffic waits in; it goes on doing so for all that is not shaped. fresh: the kind
+    the kernel would give it today (`net.core.default_qdisc`), None where that cannot be read. offloads: every feature
+    that the segmentation offloads consist of, with its value, fixed ones left out.
+    """
+
+    discipline: str
+    fresh: str | None
+    offloads: dict[str, bool]
