@@ -8,6 +8,7 @@ OURS = {
     "experiments.bench": ["BenchError"],
     "experiments.reading": ["ConfigError"],
     "experiments.launch": ["RunError"],
+    "experiments.remote.ssh": ["RemoteError"],
     "experiments.store": ["StoreError"],
     "netem.errors": ["LinkError"],
     "nodes.composition": ["CompositionError"],

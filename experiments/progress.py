@@ -8,6 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 STAGES = {
+    "connect": "connecting to both machines",
+    "deploy": "sending them the code they do not have",
+    "doctor": "asking them what they have",
+    "collect": "fetching the records",
     "link": "building the link",
     "check": "measuring the link before it is believed",
     "edge": "starting the edge (loading the target model)",

@@ -12,6 +12,7 @@ from experiments.launch import Outcome, run_nodes
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
 from experiments.quality import exact_systems, measure_quality
+from experiments.remote.run import run_on_hosts
 from experiments.schema import Config, config_id
 from experiments.store import RunFolder, StoreError, create_run
 from experiments.summary import finite, summarise_run
@@ -43,7 +44,8 @@ def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | Non
     outcome, status = Outcome(), "interrupted"
     try:
         with ProgressBar(config.name, str(folder.path)) as progress:
-            run_nodes(config, folder.path, progress.update, outcome)
+            run = run_on_hosts if config.hosts else run_nodes
+            run(config, folder.path, progress.update, outcome)
         status = "complete"
         outcome.events += _judge(folder)
     except Exception as error:
@@ -55,7 +57,7 @@ def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | Non
         ended = end_manifest(
             manifest, status=status, link=outcome.link, models=models, events=outcome.events, device=device
         )
-        folder.write_manifest(ended)
+        folder.write_manifest({**ended, "hosts": outcome.hosts} if outcome.hosts else ended)
         folder.close()
 
 
@@ -96,7 +98,7 @@ def describe_run(config: Config) -> dict[str, Any]:
     spec = config.to_runspec()
     link = config.link
     requests = sum(1 for _ in jobs(spec))
-    backend = choose_backend(link)
+    backend = "hosts" if config.hosts else choose_backend(link)
     lines = [
         f"run        {config.name}: {len(spec.systems)} systems, {requests} requests (warm-up included)",
         f"systems    {' '.join(system.name for system in spec.systems)}",
@@ -104,7 +106,9 @@ def describe_run(config: Config) -> dict[str, Any]:
         f"edge       {config.edge_engine}",
         f"link       {backend}: {link_text(link)}",
     ]
-    if link.is_shaped:
+    if config.hosts:
+        lines += [f"{role:<11}at {host.where}" for role, host in config.hosts]
+    elif link.is_shaped:
         lines += ["", "commands that build such a link in this kernel:", *link_commands(config)]
     return {"config": config.resolved(), "requests": requests, "backend": backend, "lines": lines}
 

@@ -31,8 +31,8 @@ from experiments.nodes_section import (
     engine_spec,
 )
 from experiments.reading import NAME, ConfigError, Strict, explain, override, read_yaml
-from experiments.sweep.section import SweepSection
 from experiments.remote.inventory import HostsSpec
+from experiments.sweep.section import SweepSection
 from experiments.systems_section import SystemEntry, as_entry
 from experiments.workloads import WorkloadSpec
 from netem.spec import LinkSpec
@@ -92,7 +92,7 @@ class Config(Strict):
     warmup: int = Field(default=1, ge=0, description="requests per system that are not counted")
     energy: EnergySpec = EnergySpec()
     transport: TransportSpec = TransportSpec()
-    hosts: HostsSpec | None = Field(default=None, description="two machines, or the file that names them; else this one")
+    hosts: HostsSpec | None = Field(default=None, description="two machines, or the file that names them")
 
     @field_validator("hosts", mode="before")
     @classmethod

@@ -240,7 +240,7 @@ def open_lab(spec: LinkSpec, name: str | None = None) -> Iterator[Lab]:
         lab._open()
         yield lab
     finally:
-        with _undisturbed():
+        with undisturbed():
             lab.close()
 
 
@@ -260,7 +260,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """A second Ctrl-C waits until the teardown is done (each of its commands has a time limit)."""
     if threading.current_thread() is not threading.main_thread():
         yield

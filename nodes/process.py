@@ -89,10 +89,16 @@ def run_edge(
 
 
 def run_device(
-    spec: RunSpec, out: Path, connect: str, keys: Path | None, interface: str | None, control: str | None = None
+    spec: RunSpec,
+    out: Path,
+    connect: str,
+    keys: Path | None,
+    interface: str | None,
+    control: str | None = None,
+    control_exempt: bool = False,
 ) -> None:
     """Run the spec's requests against the edge at `connect`, writing records to `out`. `control`: the edge's control
-    line, where it is not beside the link."""
+    line, where it is not beside the link; `control_exempt`: on the same path, but not shaped."""
     with ExitStack() as stack:
         limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share))
         engine = make_engine(spec.device.engine, "draft")
@@ -119,7 +125,7 @@ def run_device(
         stack.callback(node.close)
         node.agree()
         require_same_edge(spec, node.edge()[0])
-        clocks = Alignment(connect, control, spec.shaped, call)
+        clocks = Alignment(connect, control, spec.shaped and not control_exempt, call)
         clocks.measure(*node.edge())
         statuses = {sampler.energy_source.status, node.edge()[0].get("energy_status")}
         rest_s = spec.baseline_s if "measured" in statuses else 0.0
@@ -250,6 +256,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--connect")
     parser.add_argument("--keys", type=Path, help="directory of CURVE keys; without it the link is plain")
     parser.add_argument("--control", help="where the control line listens, or is; by default beside the link")
+    parser.add_argument("--control-exempt", action="store_true", help="device: the control line's port is not shaped")
     parser.add_argument("--interface", help="device: count this interface's bytes")
     parser.add_argument("--die-with-parent", action="store_true")
     parser.add_argument("--die-with-stdin", action="store_true", help="stdin's end, or its silence, ends the node")
@@ -275,7 +282,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.node == "edge":
             run_edge(spec, args.out, args.bind, args.keys, stopping, args.control)
         else:
-            run_device(spec, args.out, args.connect, args.keys, args.interface, args.control)
+            line = (args.control, args.control_exempt)
+            run_device(spec, args.out, args.connect, args.keys, args.interface, *line)
     except EXPECTED as error:
         log.error("%s", error)
         _announce("failed", error=str(error))
