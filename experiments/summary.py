@@ -185,6 +185,11 @@ def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
         "acceptance_by_position": [
             _mean([record.n_accepted > i for record in verified if record.n_drafted > i]) for i in range(longest)
         ],
+        "acceptance_by_length": [
+            {"drafted": length, "rounds": len(mine), "accepted": _mean([record.n_accepted for record in mine])}
+            for length in range(1, longest + 1)
+            if (mine := [record for record in verified if record.n_drafted == length])
+        ],
     }
 
 

@@ -15,7 +15,9 @@ from experiments.report.data import RunData, read_run
 from experiments.report.energy import energy_by_phase, energy_delay, joules_by_phase
 from experiments.report.palette import css
 from experiments.report.plot import Plot
-from experiments.report.rounds import acceptance, round_parts
+from experiments.report.predicted import predicted
+from experiments.report.requests import each_request
+from experiments.report.rounds import acceptance, acceptance_by_length, round_parts
 from experiments.report.speed import latencies, tokens_per_s
 from experiments.report.timeline import pickers, timeline_plot, timelines
 from experiments.report.traffic import bytes_per_token
@@ -38,10 +40,16 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     run = read_run(folder, summary)
     offered = timelines(run)
     families = {
-        "Speed": [tokens_per_s(run.systems, run.style), round_parts(run.systems, run.style)],
+        "Speed": [
+            tokens_per_s(run.systems, run.style),
+            each_request(run.systems, run.requests, run.style, summary["outlier_rule"]),
+            round_parts(run.systems, run.style),
+            predicted(run.systems, run.style),
+        ],
         "Latency and drafts": [
             *latencies(run.systems, run.requests, run.style),
             acceptance(run.systems, run.style),
+            acceptance_by_length(run.systems, run.style),
         ],
         "Bytes": bytes_per_token(run.systems, run.style),
         "Energy": _energy(run),
@@ -77,7 +85,7 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
         main="\n".join(body),
         data=data,
         plotly=plotly,
-        script=_part("page.js"),
+        script=_part("shared.js") + _part("page.js"),
     )
 
 

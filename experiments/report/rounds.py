@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.report.palette import PARTS
-from experiments.report.plot import SYSTEM_LEGEND, Figures, Plot, Style, Table, titled
+from experiments.report.plot import SYSTEM_LEGEND, Cell, Figures, Plot, Style, Table, titled
 
 DODGE = 0.05  # positions apart, so that systems with equal acceptance do not hide one another
 
@@ -98,3 +98,37 @@ def acceptance(systems: Sequence[Figures], style: Style) -> Plot:
     }
     reason = "" if shown else "no system had a draft verified"
     return Plot("acceptance", "Acceptance by position", caption, table, traces, layout, 380, reason=reason)
+
+
+def acceptance_by_length(systems: Sequence[Figures], style: Style) -> Plot:
+    """How many of a draft's tokens stand, by how many there were: lengths differ where a policy stops the draft, and at
+    a request's end."""
+    shown = [figures for figures in systems if figures["acceptance_by_length"]]
+    traces: list[dict[str, Any]] = []
+    for figures in shown:
+        name, found = figures["system"], figures["acceptance_by_length"]
+        colour = style.colour(name)
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": name, "meta": {"system": name},
+                "x": [one["drafted"] for one in found], "y": [one["accepted"] for one in found],
+                "text": [f"{one['rounds']} rounds" for one in found],
+                "hovertemplate": f"{name} · %{{x}} drafted: %{{y:.3g}} kept (%{{text}})<extra></extra>",
+                "line": {"color": colour, "width": 1.5, "dash": "solid" if figures["exact"] else "dot"},
+                "marker": {"color": colour, "size": 9, "symbol": style.symbol(name)},
+            }
+        )  # fmt: skip
+    lengths = sorted({one["drafted"] for figures in shown for one in figures["acceptance_by_length"]})
+    rows: list[list[Cell]] = []
+    for figures in systems:
+        kept = {one["drafted"]: one["accepted"] for one in figures["acceptance_by_length"]}
+        rows.append([figures["system"], *(kept.get(length) for length in lengths)])
+    table = Table(["system", *(f"{length} drafted" for length in lengths)], rows, [f["system"] for f in systems])
+    caption = "Mean number of drafted tokens kept, by the length of the draft; the token that follows is not counted."
+    layout = {
+        "xaxis": titled("drafted tokens", dtick=1),
+        "yaxis": titled("kept tokens", rangemode="tozero"),
+        "legend": SYSTEM_LEGEND,
+    }
+    reason = "" if shown else "no system had a draft verified"
+    return Plot("acceptance-length", "Acceptance by draft length", caption, table, traces, layout, 380, reason=reason)

@@ -50,7 +50,8 @@ def tokens_per_s(systems: Sequence[Figures], style: Style) -> Plot:
     inexact = [figures for figures in shown if not figures["exact"]]
     caption = "Output tokens of all counted requests over the time they took, one request at a time."
     if any(intervals):
-        caption += " Whiskers: 95 % bootstrap interval over requests."
+        drawn = ", ".join(dict.fromkeys(figures["intervals_over"] for figures in shown))
+        caption += f" Whiskers: 95 % bootstrap interval over {drawn}; beside edge_ar the same ones are paired."
     without = [figures for figures in shown if not figures["tokens_per_s_ci95"]]
     if without:
         whose = "" if len(without) == len(shown) else f": {named(without)}"
@@ -58,12 +59,18 @@ def tokens_per_s(systems: Sequence[Figures], style: Style) -> Plot:
     if inexact:
         caption += f" Hatched, not the large model's output: {named(inexact)}."
     rows = [
-        [f["system"], f["tokens_per_s"], *(f["tokens_per_s_ci95"] or [None, None]), f["speedup_over_edge_ar"]]
+        [
+            f["system"],
+            f["tokens_per_s"],
+            *(f["tokens_per_s_ci95"] or [None, None]),
+            f["speedup_over_edge_ar"],
+            *(f["speedup_over_edge_ar_ci95"] or [None, None]),
+            f["speedup_p_value"],
+        ]
         for f in systems
     ]
-    table = Table(
-        ["system", "tokens/s", "95 % from", "to", "vs edge_ar"], rows, [figures["system"] for figures in systems]
-    )
+    headings = ["system", "tokens/s", "95 % from", "to", "vs edge_ar", "95 % from ", "to ", "p"]
+    table = Table(headings, rows, [figures["system"] for figures in systems])
     layout = {
         "xaxis": titled("tokens/s", rangemode="tozero"),
         "yaxis": style.axis(shown),

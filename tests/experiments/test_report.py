@@ -20,8 +20,8 @@ from experiments.table import COLUMNS
 from nodes.composition import load_system, system_names
 
 PLOTS = (
-    "tokens-per-s", "round-parts", "latency-ttft", "latency-tpot", "latency-itl", "acceptance", "bytes-up",
-    "bytes-down", "energy-delay", "energy-phases",
+    "tokens-per-s", "requests", "round-parts", "predicted", "latency-ttft", "latency-tpot", "latency-itl", "acceptance",
+    "acceptance-length", "bytes-up", "bytes-down", "energy-delay", "energy-phases",
 )  # fmt: skip
 
 
