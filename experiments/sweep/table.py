@@ -10,10 +10,10 @@ from experiments.sweep.folder import SweepFolder
 from experiments.sweep.points import plain, short_names
 from experiments.sweep.section import POINT
 from experiments.sweep.status import standing
-from experiments.table import NOTHING, bytes_text
+from experiments.table import LABELS, NOTHING, bytes_text
 
 WIDTH = 200
-KEPT = ("system", "exact", "energy_status")
+KEPT = ("system", "exact", "energy_status", "labels")
 MEANS = (
     "tokens_per_s", "speedup_over_edge_ar", "ttft_ms", "mean_acceptance_length", "rounds_per_request",
     "bytes_up_per_token", "bytes_down_per_token", "network_share", "energy_j_per_token",
@@ -67,6 +67,12 @@ def print_sweep(folder: SweepFolder, rows: Sequence[Row], file: IO[str] | None =
     console.print(escape(f"{definition['name']} · sweep {folder.id} · {len(definition['points'])} points"), end="")
     console.print(f" × {definition['repeats']} passes\n" if definition["repeats"] > 1 else "\n")
     console.print(table)
+    labels = dict.fromkeys(label for row in rows for label in row["labels"] or ())
+    if labels:
+        console.print("labels: " + ", ".join(LABELS.get(label, label) for label in labels), style="dim")
+    if not all(row["exact"] for row in rows):
+        inexact = dict.fromkeys(row["system"] for row in rows if not row["exact"])
+        console.print(f"not exact, so not the large model's output: {', '.join(inexact)}", style="dim")
     if definition["repeats"] > 1:
         console.print("means of the passes; ± is half of what lies between their extremes", style="dim")
 
