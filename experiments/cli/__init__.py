@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from experiments.cli import catalogue, netem, nodes, probes, runs, sweep, train
+from experiments.cli import catalogue, netem, nodes, probes, runs, studies, sweep, train
 from experiments.cli.answers import OWN_NAMESPACES
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(netem.app, name="netem")
 app.add_typer(probes.app, name="probes")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(train.app, name="train")
+app.add_typer(studies.app, name="study")
 
 
 def main() -> None:

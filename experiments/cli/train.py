@@ -2,11 +2,67 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
 import typer
 
+from experiments.cli.answers import Json, Overrides, answer, note, plain_errors, table
+
 app = typer.Typer(help="Train a system's small parts from a pair of models.", no_args_is_help=True)
+PairConfig = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Argument(
+        help="An experiment's YAML file: its models, sampling and prompts; without one, the bundled pair on pieces of "
+        "the standard library that it was not trained on.",
+        metavar="[CONFIG]",
+    ),
+]
 
 
 @app.callback()
 def train() -> None:
     """A group even while it has one command."""
+
+
+@app.command("router")
+def router(
+    config: PairConfig = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="The router's file; without CONFIG, by default the one that ships."),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=20, help="Without CONFIG: pieces to ask about.")] = 320,
+    answers: Annotated[int, typer.Option(min=1, help="Of each model to every query.")] = 8,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 32,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """The router of hybrid_llm: which requests may the device answer alone?"""
+    with plain_errors():
+        from experiments.schema import Config, load_config
+        from experiments.training.queries import held_out_queries
+        from experiments.training.router import train_router, write_router
+        from nodes.policies.routing import BUNDLED
+
+        if config is None:
+            if overrides:
+                raise typer.BadParameter("--set changes a configuration: name one")
+            loaded = Config.model_validate({"name": "router", "systems": ["edge_ar"]})
+            prompts, source = held_out_queries(queries)
+        else:
+            if out is None:
+                raise typer.BadParameter("--out FILE: where this pair's router goes")
+            loaded = load_config(config, overrides or [])
+            prompts, source = loaded.prompts, f"the prompts of {config.name}"
+        path = out or BUNDLED
+        trained = train_router(loaded, prompts, source, answers, new_tokens)
+        write_router(trained, path)
+        note(f"{trained.card['fitted_on']} queries fitted on, {trained.card['tested_on']} tested on: {path}")
+        answer({"file": str(path), **trained.card}, json, _show_held_out)
+
+
+def _show_held_out(card: dict[str, Any]) -> None:
+    rows = [{"labels": kind, **figures} for kind, figures in card["held_out"].items()]
+    columns = ["labels", "shift", "mean_label", "accuracy", "accuracy_of_the_commoner", "log_loss"]
+    table(rows, [*columns, "log_loss_of_the_mean"])

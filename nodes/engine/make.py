@@ -12,7 +12,7 @@ from nodes.engine import Engine, EngineError
 from nodes.engine.bundled import KINDS, bundled_paths, list_models
 from nodes.engine.profiles import Pace, load_pace
 
-__all__ = ["EngineSpec", "Role", "list_models", "make_engine", "parse"]
+__all__ = ["EngineSpec", "Role", "list_models", "make_engine", "make_unpaced", "parse"]
 
 Role = Literal["draft", "target"]
 ENGINES = "bundled:draft, bundled:target, hf:<id or folder>, toy"
@@ -83,6 +83,11 @@ def make_engine(spec: Mapping[str, Any], role: Role) -> Engine:
 
     pace: Pace = load_pace(parsed.pace, role)
     return PacedEngine(engine, pace)
+
+
+def make_unpaced(spec: Mapping[str, Any], role: Role) -> Engine:
+    """The engine at this machine's own speed, for what only wants to know what it says."""
+    return make_engine({key: value for key, value in spec.items() if key != "pace"}, role)
 
 
 def _bare(spec: EngineSpec, role: Role) -> Engine:
