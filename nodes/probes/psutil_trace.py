@@ -14,6 +14,7 @@ import psutil
 from nodes.probes import Channel, Finding, Probe, Reading
 from nodes.probes.cpu import CpuTimes, ProcessFiles, named_pids
 
+LATER_S = 0.5   # memory, switches and network: a system call each, and on an idle core each costs 20 us
 SLOW_S = 1.0    # frequency and temperature cost the most and change the least
 
 
@@ -37,18 +38,18 @@ class PsutilTrace(Probe):
         self.gone: list[str] = []
         for label, pid in {"self": os.getpid(), **named_pids(pids)}.items():
             try:
-                self.processes[label] = ProcessFiles(pid)
+                self.processes[label] = ProcessFiles(label, pid)
             except OSError:
                 self.gone.append(label)
         self.cpu_times = CpuTimes()
         net = Path(f"/proc/{net_pid or 'self'}/net/dev")
         self.net_fd = os.open(net, os.O_RDONLY) if net.exists() else -1
-        self.slow_due_s = 0.0
+        self.later_due_s = self.slow_due_s = 0.0
 
     def trial(self) -> Finding:
-        self.slow_due_s = 0.0
+        self.later_due_s = self.slow_due_s = 0.0
         channels = tuple(Channel(r.channel, r.unit, r.status) for r in self.read())
-        self.slow_due_s = 0.0
+        self.later_due_s = self.slow_due_s = 0.0
         detail = f"{len(self.processes)} process(es), {psutil.cpu_count()} cores"
         if self.gone:
             detail += f"; not running: {', '.join(self.gone)}"
@@ -57,16 +58,21 @@ class PsutilTrace(Probe):
 
     def read(self) -> list[Reading]:
         values: list[tuple[str, float, str]] = []
-        for label, process in self.processes.items():
+        now_s = time.monotonic()
+        later = now_s >= self.later_due_s
+        for process in self.processes.values():
             try:
-                values += process.values(label)
+                values += process.cpu()
+                values += process.status() if later else []
             except OSError:
                 continue    # ended: its channels stop, which the trace shows
         for core, (busy_s, steal_s) in enumerate(self.cpu_times.cores_s()):
             values += [(f"cpu{core}.busy", busy_s, "s"), (f"cpu{core}.steal", steal_s, "s")]
-        values += self._network()
-        if time.monotonic() >= self.slow_due_s:
-            self.slow_due_s = time.monotonic() + SLOW_S
+        if later:
+            self.later_due_s = now_s + LATER_S
+            values += self._network()
+        if now_s >= self.slow_due_s:
+            self.slow_due_s = now_s + SLOW_S
             values += self._frequency_and_heat()
         return [Reading(channel, float(value), unit, "measured") for channel, value, unit in values]
 
@@ -74,11 +80,11 @@ class PsutilTrace(Probe):
         if self.net_fd < 0:
             return []
         values: list[tuple[str, float, str]] = []
-        for line in os.pread(self.net_fd, 1 << 16, 0).decode().splitlines()[2:]:
-            interface, _, counters = line.partition(":")
-            fields = counters.split()
-            values.append((f"{interface.strip()}.rx", int(fields[0]), "bytes"))
-            values.append((f"{interface.strip()}.tx", int(fields[8]), "bytes"))
+        for line in os.pread(self.net_fd, 1 << 16, 0).splitlines()[2:]:
+            name, _, counters = line.partition(b":")
+            fields, interface = counters.split(None, 9), name.decode().strip()
+            values.append((f"{interface}.rx", int(fields[0]), "bytes"))
+            values.append((f"{interface}.tx", int(fields[8]), "bytes"))
         return values
 
     def _frequency_and_heat(self) -> list[tuple[str, float, str]]:
