@@ -37,6 +37,7 @@ from experiments.systems_section import SystemEntry, as_entry
 from experiments.workloads import WorkloadSpec
 from netem.spec import LinkSpec
 from nodes.composition import System, system_names
+from nodes.engine.make import known_vocab_size
 from nodes.methods import method_class
 from nodes.runspec import NodeSpec, ProbeSpec, Prompt, RunSpec, Timing
 from nodes.sampling import Sampling
@@ -142,8 +143,14 @@ class Config(Strict):
             raise ValueError(f"systems: {twice} is there twice; give one of them a name of its own: `as: {twice}_2`")
         for where, spec, role in self._engines:
             check_engine(spec, role, where)
+            self._require_widths(known_vocab_size(spec, role))
         self.prompts  # noqa: B018  read now, so that what is wrong with them is an error of the configuration
         return self
+
+    def _require_widths(self, vocab_size: int | None) -> None:
+        if vocab_size is not None:
+            for system in self.compositions:
+                system.require_width(vocab_size)
 
     # What it comes to ---------------------------------------------------------------------------------------
 

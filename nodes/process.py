@@ -62,6 +62,8 @@ def run_edge(
     """Serve until `stopping`. Announces `ready` with the endpoint once a device may connect."""
     with ExitStack() as stack:
         engine = make_engine(spec.edge.engine, "target")
+        for system in spec.systems:
+            system.require_width(engine.vocab_size)
         drafter = make_engine(spec.edge.draft_engine, "draft") if spec.edge.draft_engine else None
         sampler = stack.enter_context(_sampler("edge", spec.edge, engine, out, spec.shared_machine))
         secrets = load_edge_keys(keys) if keys else None
@@ -102,6 +104,8 @@ def run_device(
     with ExitStack() as stack:
         limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share))
         engine = make_engine(spec.device.engine, "draft")
+        for system in spec.systems:
+            system.require_width(engine.vocab_size)
         sampler = stack.enter_context(_sampler("device", spec.device, engine, out, spec.shared_machine, interface))
         writer = RecordWriter(out)
         stack.callback(writer.close)

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,12 +13,13 @@ from nodes.engine import Engine, EngineError
 from nodes.engine.bundled import KINDS, bundled_paths, list_models
 from nodes.engine.profiles import Pace, load_pace
 
-__all__ = ["EngineSpec", "Role", "list_models", "make_engine", "make_unpaced", "parse"]
+__all__ = ["EngineSpec", "Role", "known_vocab_size", "list_models", "make_engine", "make_unpaced", "parse"]
 
 Role = Literal["draft", "target"]
 ENGINES = "bundled:draft, bundled:target, hf:<id or folder>, toy"
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+TOY_VOCAB_SIZE = 32
 TOY_OPTIONS: dict[str, tuple[type, ...]] = {
     "vocab_size": (int,),
     "acceptance": (int, float),
@@ -85,6 +87,20 @@ def make_engine(spec: Mapping[str, Any], role: Role) -> Engine:
     return PacedEngine(engine, pace)
 
 
+def known_vocab_size(spec: Mapping[str, Any], role: Role) -> int | None:
+    """Width of a row, as far as it can be told without loading: None for a model on a hub. Raises EngineError."""
+    parsed = parse(spec, role)
+    pace = load_pace(parsed.pace, role) if parsed.pace is not None else None
+    if pace is not None and pace.vocab_size is not None:
+        return pace.vocab_size
+    if parsed.engine == "toy":
+        return int(parsed.toy.get("vocab_size", TOY_VOCAB_SIZE))
+    kind, _, where = parsed.engine.partition(":")
+    config = (bundled_paths(where)[0] if kind == "bundled" else Path(_expanded(where))) / "config.json"
+    size = json.loads(config.read_text(encoding="utf-8")).get("vocab_size") if config.is_file() else None
+    return size if isinstance(size, int) else None
+
+
 def make_unpaced(spec: Mapping[str, Any], role: Role) -> Engine:
     """The engine at this machine's own speed, for what only wants to know what it says."""
     return make_engine({key: value for key, value in spec.items() if key != "pace"}, role)
@@ -94,7 +110,7 @@ def _bare(spec: EngineSpec, role: Role) -> Engine:
     if spec.engine == "toy":
         from nodes.engine.toy import ToyEngine
 
-        return ToyEngine(role, **spec.toy)
+        return ToyEngine(role, **{"vocab_size": TOY_VOCAB_SIZE, **spec.toy})
     from nodes.engine.hf import HfEngine  # torch: seconds
 
     kind, _, where = spec.engine.partition(":")

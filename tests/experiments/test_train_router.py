@@ -117,7 +117,7 @@ def test_from_a_configuration_to_a_run(tmp_path):
 
 def test_too_little_to_learn_from_is_said():
     config = Config.model_validate({"name": "few", "systems": ["edge_ar"], "engine": {"engine": "toy"}})
-    with pytest.raises(EngineError, match="24 prompts|too few|at least"):
+    with pytest.raises(EngineError, match="5 prompts are too few"):
         train_router(config, config.prompts[:5], "x", answers=2, new_tokens=2)
 
 
