@@ -71,6 +71,7 @@ def enter_own_namespaces() -> None:
         os._exit(1)
     execute(["mount", "-t", "proc", "proc", "/proc"])  # of our own processes; the mount namespace is private
     execute(["mount", "-t", "tmpfs", "run", "/run"])  # `ip netns` and our journal write there
+    execute(["ip", "link", "set", "lo", "up"])  # a sweep's points without a link run on it
 
 
 def _wait_for(child: int) -> None:

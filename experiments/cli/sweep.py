@@ -42,9 +42,10 @@ def run_whole_sweep(
     if dry_run:
         answer(_plan(sweep), json, _print_plan)
         return
-    for point in sweep.points:
-        take_rights_for(point.config.link)
-    for link in {point.config.link.model_dump_json(): point.config.link for point in sweep.points}.values():
+    here = [point.config.link for point in sweep.points if point.config.hosts is None]
+    for link in here:
+        take_rights_for(link)
+    for link in {link.model_dump_json(): link for link in here}.values():
         choose_backend(link)  # what this machine cannot build is said now, not at its turn
     folder, was_there = open_sweep(sweep, results, fresh)
     if was_there:

@@ -86,9 +86,9 @@ class SweepFolder:
     # Reading -----------------------------------------------------------------------------------------------
 
     def attempts(self) -> list[Attempt]:
-        """Every run that got as far as a manifest, oldest first."""
+        """Every run that got as far as a manifest, oldest first: the folder's name begins with the time."""
         found = [attempt for state in PLACES for path in self._folders(state) if (attempt := read_attempt(path, state))]
-        return sorted(found, key=lambda attempt: attempt.began_s or 0.0)
+        return sorted(found, key=lambda attempt: attempt.folder.run_id)
 
     def _folders(self, state: State) -> list[Path]:
         place = self.path / PLACES[state]

@@ -48,6 +48,8 @@ def why_not_at_once(sweep: Sweep) -> str | None:
                 return f"point {point.name} runs {engine['engine']} on the {node}, and its speed is a result"
             if engine.get("pace"):
                 return f"point {point.name} has a paced {node}, and its speed is a result"
+        if config.hosts is not None:
+            return f"point {point.name} runs on machines of its own, and what they do in what time is a result"
         if config.link.is_shaped or config.link.backend in ("netns", "uml"):
             return f"point {point.name} builds a link, and what it carries in what time is a result"
         if config.device.cpus or config.device.cpu_share:

@@ -243,6 +243,7 @@ def test_toys_without_a_link_may_run_at_the_same_time(load):
         ({"link": {"rtt_ms": 10}}, "builds a link"),
         ({"link": {"backend": "netns"}}, "builds a link"),
         ({"device": {"cpus": [0]}}, "part of this machine"),
+        ({"hosts": {"device": {"address": "local"}, "edge": {"address": "192.0.2.2"}}}, "machines of its own"),
     ],
     ids=str,
 )
