@@ -23,40 +23,6 @@ from experiments.cli.answers import (
 app = typer.Typer(help="The emulated link: profiles, the commands behind a link, a check.", no_args_is_help=True)
 
 
-@app.command("profiles")
-def netem_profiles(json: Json = False) -> None:
-    """Named links, with their numbers and where they come from."""
-    with plain_errors():
-        from experiments.doctor import profile_records
-
-        answer(profile_records(), json, lambda rows: table(rows, list(rows[0])))
-
-
-@app.command("plan")
-def netem_plan(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Print the commands that would build a configuration's link."""
-    with plain_errors():
-        from experiments.run import link_commands
-        from experiments.schema import load_config
-
-        print("\n".join(link_commands(load_config(config, overrides or []))))
-
-
-@app.command("check")
-def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = False) -> None:
-    """Build a configuration's link, measure it, take it down: declared, applied, observed."""
-    with plain_errors():
-        from experiments.run import check_only
-        from experiments.schema import load_config
-
-        loaded = load_config(config, overrides or [])
-        take_rights_for(loaded.link)
-        link = check_only(loaded)
-        answer(link, json, lambda found: print(jsonlib.dumps(found, indent=1)))
-        if link["problems"]:
-            raise typer.Exit(1)
-
-
 LabName = Annotated[Optional[str], typer.Option("--name", help="Of the lab; by default lab.")]  # noqa: UP045
 Iface = Annotated[Optional[str], typer.Option("--iface", help="A real interface, such as eth0.")]  # noqa: UP045
 OneIface = Annotated[str, typer.Option("--iface", help="The shaped interface.")]
@@ -80,6 +46,68 @@ DeadMan = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option("--dead-man-s", help="Undo everything after this time, unless confirmed or renewed; default 120."),
 ]
+
+
+@app.command("profiles")
+def netem_profiles(json: Json = False) -> None:
+    """Named links, with their numbers and where they come from."""
+    with plain_errors():
+        from experiments.doctor import profile_records
+
+        answer(profile_records(), json, lambda rows: table(rows, list(rows[0])))
+
+
+@app.command("plan")
+def netem_plan(
+    config: OptionalConfig = None,
+    iface: Iface = None,
+    peer: Peer = None,
+    port: Ports = None,
+    exempt_port: Exempt = None,
+    link: Link = None,
+    role: Role = None,
+    only: Only = None,
+    dead_man_s: DeadMan = None,
+    script: Annotated[
+        bool, typer.Option("--script", help="A shell script that stands alone: up, down, status.")
+    ] = False,
+    name: LabName = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print the commands that would build a link, in a lab or, with --iface, on a real interface; run none."""
+    with plain_errors():
+        if iface is None:
+            _only_with("--iface", peer=peer, port=port, exempt_port=exempt_port, link=link, role=role, only=only)
+            _only_with("--iface", dead_man_s=dead_man_s)
+            _only_with("--script", name=None if script else name)
+            print(_lab_commands(config, script, name, overrides or []))
+            return
+        _only_with("a lab, without --iface", name=name)
+        shaping = _shaping(config, iface, peer, port, exempt_port, link, role, only, overrides or [], here=not script)
+        if script:
+            from netem.physical import DEAD_MAN_S
+            from netem.script import interface_script
+
+            print(interface_script(shaping, dead_man_s or DEAD_MAN_S), end="")
+        else:
+            from experiments.interface import describe_shaping
+
+            _show_commands(describe_shaping(shaping))
+
+
+@app.command("check")
+def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = False) -> None:
+    """Build a configuration's link, measure it, take it down: declared, applied, observed."""
+    with plain_errors():
+        from experiments.run import check_only
+        from experiments.schema import load_config
+
+        loaded = load_config(config, overrides or [])
+        take_rights_for(loaded.link)
+        link = check_only(loaded)
+        answer(link, json, lambda found: print(jsonlib.dumps(found, indent=1)))
+        if link["problems"]:
+            raise typer.Exit(1)
 
 
 @app.command("up")
@@ -174,6 +202,21 @@ def _only_with(what: str, **options: Any) -> None:
             fail(f"--{option.replace('_', '-')} is for {what}")
 
 
+def _lab_commands(config: Path | None, script: bool, name: str | None, overrides: list[str]) -> str:
+    if config is None:
+        fail("give a configuration whose lab to plan, or --iface and --peer for a real interface")
+    from experiments.run import link_commands
+    from experiments.schema import load_config
+
+    loaded = load_config(config, overrides)
+    if not script:
+        return "\n".join(link_commands(loaded))
+    from netem.backend import choose_congestion
+    from netem.script import lab_script
+
+    return lab_script(loaded.link, name or "lab", choose_congestion(loaded.link.tcp.congestion)).rstrip()
+
+
 def _lab_up(config: Path | None, name: str, overrides: list[str]) -> dict[str, Any]:
     if config is None:
         fail("give a configuration to build its lab, or --iface and --peer to shape a real interface")
@@ -193,9 +236,11 @@ def _shaping(
     role: str | None,
     only: str | None,
     overrides: list[str],
+    here: bool = True,
 ) -> Any:
+    """`here`: the SSH servers of this machine are exempt, not only port 22."""
     from experiments.interface import link_from
-    from netem.physical import Shaping, ssh_ports
+    from netem.physical import SSH_PORT, Shaping, ssh_ports
 
     if peer is None:
         fail("--iface needs --peer: the address of the machine at the other end, whose traffic alone is shaped")
@@ -203,7 +248,7 @@ def _shaping(
         fail(f"--role is device or edge, not '{role}'")
     if only not in (None, "egress", "ingress"):
         fail(f"--only is egress or ingress, not '{only}'")
-    never = tuple(sorted({*ssh_ports(), *(exempt or ())}))
+    never = tuple(sorted({*(ssh_ports() if here else (SSH_PORT,)), *(exempt or ())}))
     spec = link_from(config, link, overrides)
     return Shaping(iface, peer, spec, tuple(ports or ()), never, role or "device", only)  # type: ignore[arg-type]
 

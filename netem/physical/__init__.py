@@ -18,6 +18,17 @@ from netem.physical.interface import (
     shaped_interfaces,
     status,
 )
-from netem.physical.shaping import Shaping
+from netem.physical.shaping import SSH_PORT, Shaping
 
-__all__ = ["DEAD_MAN_S", "Shaping", "confirm", "renew", "restore", "shape", "shaped_interfaces", "ssh_ports", "status"]
+__all__ = [
+    "DEAD_MAN_S",
+    "SSH_PORT",
+    "Shaping",
+    "confirm",
+    "renew",
+    "restore",
+    "shape",
+    "shaped_interfaces",
+    "ssh_ports",
+    "status",
+]
