@@ -32,7 +32,7 @@ def run_whole_sweep(
     sweep: Sweep, results: Path, *, dry_run: bool, json: bool, jobs: int, fresh: bool, again: bool
 ) -> None:
     """What `dssd run` does with a configuration that has a `sweep:`."""
-    from experiments.sweep.folder import open_sweep
+    from experiments.sweep.folder import commit_here, open_sweep
     from experiments.sweep.runner import check_jobs, run_sweep
     from experiments.sweep.status import describe
     from experiments.sweep.table import print_sweep, sweep_rows
@@ -50,6 +50,8 @@ def run_whole_sweep(
     folder, was_there = open_sweep(sweep, results, fresh)
     if was_there:
         note(f"{folder.path} is gone on with (--fresh begins another)")
+        if (commit := commit_here()) != folder.commit:
+            note(f"it was begun by commit {folder.commit} of this program, which is {commit} now: its runs may differ")
     run_sweep(sweep, folder, jobs, again)
     found, rows = describe(folder), sweep_rows(folder)
     print_sweep(folder, rows)

@@ -83,6 +83,11 @@ class SweepFolder:
     def id(self) -> str:
         return str(self.definition["id"])
 
+    @property
+    def commit(self) -> str:
+        """Of the program that began it."""
+        return _commit(self.definition)
+
     # Reading -----------------------------------------------------------------------------------------------
 
     def attempts(self) -> list[Attempt]:
@@ -230,8 +235,12 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _commit(definition: Any) -> str:
-    git = ((definition or {}).get("software") or {}).get("git") or {} if isinstance(definition, dict) else {}
-    return str(git.get("commit", "unknown"))[:12]
+    software = definition.get("software") if isinstance(definition, dict) else None
+    return str((software or {}).get("git", {}).get("commit", "unknown"))[:12]
+
+
+def commit_here() -> str:
+    return _commit({"software": {"git": git_state(ROOT)}})
 
 
 def _sweep_folders(parent: Path) -> list[Path]:
@@ -282,6 +291,8 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise SweepError(f"this file system has no locks ({error.strerror}): keep results on a local disk") from None
     return True
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from experiments.sweep.order import Turn
 from experiments.sweep.status import duration_text
 
-WIDEST_NAME = 60
+WIDEST = 36  # of a point's name, and of what it is at
 
 
 class SweepProgress:
@@ -47,9 +47,9 @@ class SweepProgress:
         if done:
             self.console.print(f"  {done} of {total} runs were done before")
 
-    def show(self, lines: Sequence[str], seconds_left: float | None) -> None:
-        """What is at work."""
-        text = escape(" | ".join(line[:WIDEST_NAME] for line in lines))
+    def show(self, at_work: Sequence[tuple[str, str]], seconds_left: float | None) -> None:
+        """`at_work`: points, and what each is at."""
+        text = escape(" | ".join(f"{point[:WIDEST]}: {doing[:WIDEST]}" for point, doing in at_work))
         self._bar.update(self._task, completed=self._done, description=text, left=_left(seconds_left))
 
     def finished(self, point: str, turn: Turn, seconds: float, seconds_left: float | None) -> None:

@@ -180,9 +180,9 @@ class _Runner:
 
     # What it shows --------------------------------------------------------------------------------------------
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> list[tuple[str, str]]:
         """What is at work, and the last line of each one's log."""
-        return [f"{self.sweep.point(run.turn.point).name}: {_last_line(run.folder.path)}" for run in self.at_work]
+        return [(self.sweep.point(run.turn.point).name, _last_line(run.folder.path)) for run in self.at_work]
 
     def _seconds_left(self) -> float | None:
         turns = [*(run.turn for run in self.at_work), *self.queue]

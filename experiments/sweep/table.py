@@ -102,4 +102,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _number(value: float | None, unit: str = "") -> str:
-    return NOTHING if value is None else f"{value:#.3g}".rstrip(".") + unit
+    """Three significant digits, never in powers of ten."""
+    if value is None:
+        return NOTHING
+    return (f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}") + unit

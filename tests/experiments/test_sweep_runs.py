@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from experiments.store import RunFolder, StoreError
-from experiments.sweep.folder import SweepError, SweepFolder, find_sweep, open_sweep
+from experiments.sweep.folder import Attempt, SweepError, SweepFolder, find_sweep, open_sweep
 from experiments.sweep.order import Turn
-from experiments.sweep.points import load_sweep
-from experiments.sweep.status import describe, standing
+from experiments.sweep.points import Sweep, load_sweep
+from experiments.sweep.status import describe, seconds_left, standing
+from netem.backend import why_not
 
 TOY = {
     "systems": ["edge_ar"],
@@ -206,6 +207,40 @@ def test_told_to_stop_it_leaves_a_folder_to_go_on_with(config, signal_number, co
     assert_each_once(sweep_of(path), 2)
 
 
+@pytest.mark.slow
+@pytest.mark.lab
+def test_a_sweep_that_is_killed_leaves_no_link_behind(config):
+    if problem := nothing_shapes():
+        pytest.skip(problem)
+    path = config({"repeats": 2}, link={"rtt_ms": 4})
+    process = start(path)
+    links = (path.parent / "results").glob
+    wait_for(lambda: list(links("many/sweep-*/running/*/link.json")), process)
+    name = json.loads(next(links("many/sweep-*/running/*/link.json")).read_text())["name"]
+    assert namespaces_of(name)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while namespaces_of(name):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    finish(path)
+    assert_each_once(sweep_of(path), 2)
+    assert [manifest["status"] for manifest in manifests(sweep_of(path), "interrupted/*")] != []
+
+
+def nothing_shapes() -> str | None:
+    if os.geteuid() != 0:
+        return "needs root: without it the namespaces end with the process anyway"
+    problems = [why_not("netns"), why_not("uml")]
+    return None if None in problems else "; ".join(filter(None, problems))
+
+
+def namespaces_of(lab: str) -> list[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if f"dssd-{lab}-" in line]
+
+
 def test_two_at_once_are_refused_and_status_sees_the_first(config):
     path = config({"repeats": 2})
     first = start(path)
@@ -268,6 +303,56 @@ def test_what_a_kill_left_is_sorted_by_what_its_manifest_says(begun):
     assert standing(folder).failures == {Turn(sweep.points[0].id, 1): 1}
 
 
+class Killed(BaseException):
+    """The process ends here; nothing catches it."""
+
+
+def test_killed_before_any_change_to_the_disk_it_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    """Every write, rename and new folder is counted; the process ends in place of the first, of the second, ..."""
+    sweep = load_sweep(config({"grid": {"seed": [1, 2]}}))
+    changes = fatal = 0
+
+    def count(name: str) -> None:
+        real = getattr(Path, name)
+
+        def counted(*arguments, **options):
+            nonlocal changes
+            changes += 1
+            if changes == fatal:
+                raise Killed
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(Path, name, counted)
+
+    for name in ("mkdir", "write_text", "replace", "rename", "symlink_to"):
+        count(name)
+    for fatal in range(1, 100):
+        results, changes = tmp_path / str(fatal), 0
+        try:
+            run_without_nodes(sweep, results)
+        except Killed:
+            run_without_nodes(sweep, results)
+        folder = find_sweep(results)
+        assert {turn.point for turn in standing(folder).done} == {point.id for point in sweep.points}
+        assert len([m for m in manifests(folder) if m["status"] == "complete"]) == 2, "none twice"
+        if changes < fatal:
+            break
+    assert 15 < fatal < 99, "every change there is was tried"
+
+
+def run_without_nodes(sweep: Sweep, results: Path) -> None:
+    """What the runner does with the folder."""
+    folder, _ = open_sweep(sweep, results, fresh=False)
+    with folder.locked():
+        complete = {run.manifest()["sweep"]["point"]: run for run in folder.left_over()}
+        for turn in standing(folder).left():
+            run = complete.get(turn.point)
+            if run is None:
+                run = folder.begin(sweep.point(turn.point), turn, 1, 1)
+                run.write_manifest({**run.manifest(), "status": "complete"})
+            folder.move(run, "done")
+
+
 def test_a_folder_killed_while_it_was_made_is_completed(begun, tmp_path):
     sweep, folder = begun
     (folder.path / "sweep.json").unlink()
@@ -286,6 +371,23 @@ def test_a_folder_of_another_version_is_refused_with_the_remedy(begun, tmp_path)
     path.write_text('{"format": 1, "na')
     with pytest.raises(SweepError, match="is not JSON"):
         SweepFolder(folder.path)
+
+
+def test_what_is_left_takes_as_long_as_what_was_run(begun):
+    sweep, folder = begun
+    first, second = (point.id for point in sweep.points)
+    assert seconds_left(folder, [], [Turn(first, 1)], 1) is None
+
+    def took(point: str, seconds: float) -> Attempt:
+        return Attempt(RunFolder(folder.path), "done", Turn(point, 1), {}, "complete", 0.0, seconds)
+
+    (folder.path / "config.yaml").write_text("{}")
+    folder.definition["points"][1]["requests"] = 3
+    assert seconds_left(folder, [took(first, 10.0)], [Turn(first, 2)], 1) == 10
+    assert seconds_left(folder, [took(first, 10.0)], [Turn(second, 1)], 1) == 30, "as many requests as it has"
+    both = [took(first, 10.0), took(first, 20.0), took(second, 99.0)]
+    assert seconds_left(folder, both, [Turn(first, 2), Turn(second, 2)], 1) == 15 + 99
+    assert seconds_left(folder, both, [Turn(first, 2), Turn(second, 2)], 2) == (15 + 99) / 2
 
 
 def test_a_place_without_a_sweep_is_named(tmp_path):
