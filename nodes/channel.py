@@ -162,7 +162,7 @@ class Channel:
         """The next reply of this round. Raises SessionLost, or EdgeError with what the edge said; EdgeSilent after
         `patience_s` without it."""
         silent_since = time.monotonic()
-        step_s = self.retry_after_s if patience_s is None else min(self.retry_after_s, patience_s / 3)
+        step_s = self.retry_after_s if patience_s is None else min(self.retry_after_s, patience_s)
         while True:
             arrival = self._next(step_s)
             if arrival is None or arrival.reconnected:

@@ -22,9 +22,11 @@ from transport.messages import Open, Proposal, payload_bytes
 
 @dataclass
 class Ahead:
-    """A draft made on a guess: `prefix` is what the tokens will be if the guess comes true."""
+    """A draft made on a guess: `prefix` is what the tokens will be if the guess comes true, `guess` the token that it
+    took a verdict to add, as a draft of that one token (of none, where a verdict adds none)."""
 
     prefix: list[int]
+    guess: Draft
     draft: Draft
 
 
@@ -104,6 +106,21 @@ class Conversation:
             except SessionLost:
                 self._resume(draft)
 
+    def ask_again(self, draft: Draft, ahead: Ahead | None) -> Draft:
+        """The edge stayed silent: a new request in place of the one that went unanswered, with what was drafted
+        meanwhile merged into it where the method takes any draft. Returns what is asked about now. The edge may have
+        served the first request: this one begins where that began, and coins belong to positions, so both would be
+        answered alike as far as both go."""
+        if ahead is not None and self.method.takes_any_draft:
+            draft = draft.followed_by(ahead.guess).followed_by(ahead.draft)
+        up = self.method.propose(draft, self.remaining)
+        assert up is not None, "it was sent once"
+        record = self._current
+        self._transmit(up, record)
+        record.attempt += 1
+        record.n_drafted = len(draft.tokens)
+        return draft
+
     def release(self, draft: Draft) -> None:
         """Give the round up: the drafted tokens are final as they stand, one is drawn where there are none, and they
         are counted. What the edge knows by now is not known here, so the next round opens a session of its own with the
@@ -129,12 +146,15 @@ class Conversation:
         if self._remaining_after(prefix) <= self.method.adds or self.finish.cut(prefix, len(self.tokens))[1]:
             return None
         began_ns = time.monotonic_ns()
+        guess = Draft(len(prefix), [], [], [], [])
         if self.method.adds:
             row = self.drafter.row_after(self.session, prefix)
-            prefix.append(self.method.guess(row, self.coins, len(prefix)))
-        ahead = Ahead(prefix, Draft(len(prefix), [], [], [], []))
+            token = self.method.guess(row, self.coins, len(prefix))
+            guess = Draft(len(prefix), [token], [float(row[token])], [row], [self.method.up.encode(row)])
+        prefix += guess.tokens
+        ahead = Ahead(prefix, guess, Draft(len(prefix), [], [], [], []))
         self._extend(ahead, self._channel.pending)
-        self._current.lookahead_ms = (time.monotonic_ns() - began_ns) / 1e6
+        self._current.lookahead_ms += (time.monotonic_ns() - began_ns) / 1e6
         return ahead
 
     def take(self, ahead: Ahead | None) -> Draft | None:

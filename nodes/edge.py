@@ -64,6 +64,7 @@ class EdgeSession:
     finish: Finish
     draft_session: Session
     tokens: list[int] = field(default_factory=list)  # settled
+    base: int = 0  # of them there were when the current round came in
     round: int = 0
     leg: int = 0
     epoch: int = 0
@@ -205,13 +206,15 @@ class EdgeNode:
         self._end_round(at)
         if header.leg != 0:
             raise ProtocolError("unknown_session", f"round {header.round} begins with leg {header.leg}")
+        if header.base == at.base:  # the answer to the last round was given up; this one takes its place
+            at.tokens = at.tokens[: at.base]
         if header.base != len(at.tokens):
             raise ProtocolError(
                 "unknown_session", f"the device thinks the edge holds {header.base} tokens, it holds {len(at.tokens)}"
             )
         if not at.tokens and not header.carry:
             raise ProtocolError("protocol", "a session begins with at least one token", "give a prompt")
-        at.tokens = [*at.tokens, *header.carry]
+        at.base, at.tokens = header.base, [*at.tokens, *header.carry]
         at.round, at.leg, at.epoch, at.replies = header.round, 0, header.epoch, []
         coins = Coins(self.spec.sampling.seed, at.opening.coins, header.epoch)
         at.task = Task(

@@ -43,6 +43,11 @@ class Draft:
     hidden: list[Row] = field(default_factory=list)  # [g, hidden_size] states the rows were made from, if asked for
     link: LinkState | None = None  # when the draft was sent
 
+    def followed_by(self, later: Draft) -> Draft:
+        """One draft of both; `later` begins where this ends."""
+        parts = ((getattr(self, name), getattr(later, name)) for name in ("tokens", "probs", "dists", "encoded"))
+        return Draft(self.base, *([*mine, *theirs] for mine, theirs in parts))
+
     def __repr__(self) -> str:
         return f"Draft(base={self.base}, tokens=[{len(self.tokens)}])"
 
@@ -89,6 +94,7 @@ class Method:
     edge: ClassVar[bool] = True  # there is an edge to ask
     drafts: ClassVar[bool] = True  # the device drafts
     streams: ClassVar[bool] = False  # one Up answers a whole request, reply by reply
+    takes_any_draft: ClassVar[bool] = False  # what is settled does not depend on how the drafted tokens came about
     edge_drafts: ClassVar[bool] = False  # the edge needs a draft model of its own
     reads_hidden: ClassVar[bool] = False  # drafts come with the hidden states they were drawn from
 

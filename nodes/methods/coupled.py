@@ -24,6 +24,7 @@ class Down(Verdict):
 class Coupled(Method):
     Up, Down = Up, Down
     exact = True
+    takes_any_draft = True
 
     def draw(self, row, coins, position):
         return race(row, coins.noise(position, len(row)))

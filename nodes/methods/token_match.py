@@ -23,6 +23,7 @@ class Down(Verdict):
 class TokenMatch(Method):
     Up, Down = Up, Down
     exact = True
+    takes_any_draft = True
 
     def guess(self, row, coins, position):
         return sample(row, coins.fixed("final", position))

@@ -1,11 +1,14 @@
-"""Look ahead; and when the edge stays silent, let the device's own tokens go to the user unseen and carry on.
+"""Look ahead; when the edge stays silent, ask anew with what was drafted meanwhile; and when it stays silent for good,
+let the device's own tokens go to the user unseen and carry on.
 
-SLED's fallback (Li et al. 2025, arXiv 2506.09397): a device that waited too long, and asked again in vain, releases its
-draft. Until then it is `lookahead`, token for token. Their timeout is not published; a third of PATIENCE_S repeats the
-round, the whole of it gives it up. Newer drafts are not merged into the repeated request, as theirs are.
+SLED's fallback (Li et al. 2025, arXiv 2506.09397): at a timeout newer drafts are merged into a fresh request, after
+repeated failure the device releases its draft. Until the first timeout it is `lookahead`, token for token; merging
+changes no token either, since it is done only for methods whose verdict does not depend on where a draft came from.
+Their timeout and the number of tries are not published: PATIENCE_S in all, in TRIES parts.
 """
 
 PATIENCE_S = 10.0
+TRIES = 3
 
 
 def run(talk):
@@ -14,8 +17,12 @@ def run(talk):
         if not talk.send(draft):
             draft = talk.draft()
             continue
-        ahead = talk.draft_ahead(draft)
-        if not talk.settle(draft, PATIENCE_S):
-            talk.release(draft)
+        ahead, tries = talk.draft_ahead(draft), 1
+        while not talk.settle(draft, PATIENCE_S / TRIES):
+            if tries == TRIES:
+                talk.release(draft)
+                break
+            draft, tries = talk.ask_again(draft, ahead), tries + 1
+            ahead = talk.draft_ahead(draft)
         if not talk.finished:
             draft = talk.take(ahead) or talk.draft()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import Setup, device_on, play, read_back, toy_edge
+from harness import Setup, composed, device_on, play, read_back, toy_edge
 
 from experiments.summary import summarise
 from nodes.composition import load_system
@@ -14,6 +14,13 @@ from transport.inproc import Faults
 @pytest.fixture
 def hasty(monkeypatch):
     monkeypatch.setattr(release_after_timeout, "PATIENCE_S", 0.15)
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """Asks again soon and often, and does not give up."""
+    monkeypatch.setattr(release_after_timeout, "PATIENCE_S", 6.0)
+    monkeypatch.setattr(release_after_timeout, "TRIES", 100)
 
 
 def figures(setup, result):
@@ -51,3 +58,41 @@ def test_a_lossy_edge_is_found_again(hasty, tmp_path):
 def test_with_a_working_link_it_is_exact(tmp_path):
     setup = Setup(["sled"], requests=4)
     assert figures(setup, play(setup, tmp_path))["exact"]
+
+
+@pytest.mark.parametrize("method", ["token_match", "coupled", "dssd", "dsd"])
+@pytest.mark.parametrize("lost", ["requests", "answers"])
+def test_a_request_made_anew_changes_no_token(method, lost, patient, tmp_path):
+    """Whether the edge never heard of the first request or had served it already."""
+    parts = {"stop": {"policy": "fixed", "length": 2}}
+    calm = Setup([composed(method, schedule="lookahead", **parts)], requests=4, acceptance=0.9)
+    system = composed(method, schedule="release_after_timeout", **parts)
+    eager = Setup([system], requests=4, acceptance=0.9, retry_after_s=0.06)
+    faults = Faults(drop_probability=0.2, seed=4)
+    losses = (faults, None) if lost == "requests" else (None, faults)
+    rough = play(eager, tmp_path / "rough", *losses)
+    name = eager.spec().systems[0].name
+    assert rough.tokens(name) == play(calm, tmp_path / "calm").tokens(calm.spec().systems[0].name)
+    again = [r.n_drafted for r in rough.rounds if r.attempt]
+    assert again and not any(r.n_unverified for r in rough.rounds)
+    merged = method in ("token_match", "coupled")
+    assert (max(again) > 2) == merged  # newer drafts went along, where any draft will do
+    if lost == "answers":  # what the edge had done was undone there, no session was opened anew
+        assert all(r.resumed == 0 for r in rough.requests)
+
+
+def test_a_merged_draft_is_released_whole(hasty, tmp_path):
+    system = load_system("sled", stop={"policy": "fixed", "length": 2})
+    setup = Setup([system], requests=1, max_new_tokens=30)
+    with toy_edge(setup) as edge:
+        device = device_on(setup, edge, tmp_path)
+        device.agree()
+        edge.kill()
+        device.run()
+        device.close()
+        device.writer.close()
+        result = read_back(tmp_path, edge.node)
+        edge.start()
+    first = result.rounds[0]
+    assert first.attempt == release_after_timeout.TRIES - 1 and first.n_unverified == first.n_drafted
+    assert first.n_drafted == 2 + (release_after_timeout.TRIES - 1) * 3  # each time the guess and two more
