@@ -101,7 +101,8 @@ def link_text(link: Mapping[str, Any]) -> str:
     declared = link.get("declared") or {}
     directions = [f"{which} {text}" for which in ("up", "down") if (text := _direction_text(declared.get(which) or {}))]
     if not directions:
-        return "this machine's own, not shaped"
+        where = "between two machines" if link.get("backend") == "hosts" else "this machine's own"
+        return f"{where}, not shaped"
     parts = ([str(declared["profile"])] if declared.get("profile") else []) + directions
     observed = (link.get("observed") or {}).get("rtt_ms") or {}
     measured = f"{observed['median']:.1f} ms round trip measured" if observed.get("median") else ""

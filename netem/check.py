@@ -14,23 +14,19 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from netem import binomial
 from netem.errors import LinkError
-from netem.lab import Host, Lab
 from netem.probe import FRAME_OVERHEAD_BYTES, PROBE_BYTES, STREAM_BYTES
 from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
 
-PROBE_SCRIPT = Path(__file__).with_name("probe.py")
 PROBE_FRAME_BITS = (PROBE_BYTES + FRAME_OVERHEAD_BYTES) * 8
 STREAM_FRAME_BITS = (STREAM_BYTES + FRAME_OVERHEAD_BYTES) * 8
 RTT_PHASE_S, LOSS_PHASE_S, RATE_PHASE_S = 0.7, 1.0, 0.4
@@ -39,7 +35,33 @@ MOST_PROBES_PER_S = 5000  # what a Python process sends and a user-mode Linux ro
 FEWEST_LOSS_PROBES = 200
 FEWEST_STREAM_PACKETS = 45
 OFFERED_OVER_DECLARED = 1.5
+ONE_WAY = "delay"  # how a problem with one begins
 START_S = 20.0  # for a probe process on a busy machine
+
+
+class Endpoint(Protocol):
+    """One end of the link: how a command gets there, and the one that runs probe.py there."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def prober(self) -> Sequence[str]: ...
+    def wrap(self, argv: Sequence[str]) -> list[str]: ...
+
+
+class Ends(Protocol):
+    """A lab, or two machines."""
+
+    @property
+    def device(self) -> Endpoint: ...
+    @property
+    def edge(self) -> Endpoint: ...
+    @property
+    def spec(self) -> LinkSpec: ...
+    @property
+    def applied(self) -> Mapping[str, Any]: ...
 
 
 @dataclass
@@ -49,7 +71,7 @@ class LinkReport:
     """
 
     declared: dict[str, Any]
-    applied: dict[str, Any]
+    applied: Mapping[str, Any]
     observed: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -70,8 +92,9 @@ class LinkReport:
         return {**asdict(self), "ok": self.ok}
 
 
-def check_link(lab: Lab, spec: LinkSpec | None = None) -> LinkReport:
-    """Measure the lab's link against `spec` (default: the one it was opened with). Takes 2 to 4 seconds.
+def check_link(lab: Ends, spec: LinkSpec | None = None, one_clock: bool = True) -> LinkReport:
+    """Measure the lab's link against `spec` (default: the one it was opened with). Takes 2 to 4 seconds. Without
+    `one_clock`, between two machines, a one-way delay cannot be told, and only the round trip is judged.
 
     Raises LinkError when nothing at all comes through, or when a probe process fails.
     """
@@ -79,17 +102,25 @@ def check_link(lab: Lab, spec: LinkSpec | None = None) -> LinkReport:
     started_s = time.monotonic()
     report = LinkReport(declared=spec.model_dump(), applied=lab.applied)
     for name, measure in (("rtt", _measure_rtt), ("loss", _measure_loss), ("rate", _measure_rate)):
-        problems = measure(lab, spec, report)
+        problems = _told(measure(lab, spec, report), one_clock)
         if problems:
             report.repeated.append(name)
-            problems = measure(lab, spec, report)
+            problems = _told(measure(lab, spec, report), one_clock)
         report.problems += problems
+    if not one_clock:
+        report.skipped.append("delay of each way: two machines have two clocks")
+        for which in DIRECTIONS:
+            report.observed.get(which, {}).pop("delay_ms", None)
     report.skipped = list(dict.fromkeys(report.skipped))
     report.duration_s = round(time.monotonic() - started_s, 3)
     return report
 
 
-def _measure_rtt(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
+def _told(problems: list[str], one_clock: bool) -> list[str]:
+    return [problem for problem in problems if one_clock or not problem.startswith(ONE_WAY)]
+
+
+def _measure_rtt(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
     """Sparse probes: so far apart that jitter does not let one catch up with another, since the link keeps
     their order and would hold the second back. Jitter adds four standard errors to the tolerance."""
     interval_ms = max(5.0, *(_reach_ms(spec.direction(which)) for which in DIRECTIONS))
@@ -113,7 +144,7 @@ def _measure_rtt(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
             report.observed.setdefault(what, {})["delay_ms"] = found
         off_ms = found["median"] - want
         if abs(off_ms) > tolerance_ms:
-            name = "round trip" if what == "rtt" else f"delay {what}"
+            name = "round trip" if what == "rtt" else f"{ONE_WAY} {what}"
             problems.append(
                 f"{name}: declared {want:.2f} ms, observed {found['median']:.2f} ms, off by {off_ms:+.2f} ms"
                 f" where {tolerance_ms:.2f} ms are tolerated: quieten the machine or raise tolerance.rtt_ms"
@@ -121,7 +152,7 @@ def _measure_rtt(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
     return problems
 
 
-def _measure_loss(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
+def _measure_loss(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
     """Dense probes; what did not reach the edge was lost on the way up, what of its answers is missing,
     down.
     """
@@ -175,7 +206,7 @@ def _judge_loss(which: Direction, spec: LinkSpec, sent: int, numbers: list[int],
     return problems
 
 
-def _measure_rate(lab: Lab, spec: LinkSpec, report: LinkReport) -> list[str]:
+def _measure_rate(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
     rated = [which for which in DIRECTIONS if spec.direction(which).rate_mbps is not None]
     report.skipped += [f"rate {which}: none declared" for which in DIRECTIONS if which not in rated]
     total_mbps = sum(spec.direction(which).rate_mbps or 0.0 for which in rated)
@@ -224,14 +255,14 @@ class _Heard:
         return self.arrived_numbers  # every arrival is answered, duplicates too
 
 
-def _ask(lab: Lab, count: int, interval_ms: float) -> _Heard:
+def _ask(lab: Ends, count: int, interval_ms: float) -> _Heard:
     with _answerer(lab.edge) as (port, finish):
         said = _run(lab.device, ["ask", lab.edge.address, port, count, round(interval_ms * 1e3)], count * interval_ms)
         arrived = finish()
     return _Heard(said["sent"], said["answers"], arrived["numbers"])
 
 
-def _stream(lab: Lab, which: Direction, side: DirectionSpec) -> tuple[list[int], float]:
+def _stream(lab: Ends, which: Direction, side: DirectionSpec) -> tuple[list[int], float]:
     """Arrival times at the receiver, and the rate really offered."""
     sender, receiver = (lab.device, lab.edge) if which == "up" else (lab.edge, lab.device)
     rate_mbps, kept = side.rate_mbps or 0.0, max(0.1, 1 - side.mean_loss_pct / 100)
@@ -245,11 +276,11 @@ def _stream(lab: Lab, which: Direction, side: DirectionSpec) -> tuple[list[int],
     return arrived["arrivals_ns"], kept * count * STREAM_FRAME_BITS / max(said["seconds"], 1e-6) / 1e6
 
 
-def _command(host: Host, arguments: Sequence[object]) -> list[str]:
-    return host.wrap([sys.executable, "-I", "-S", str(PROBE_SCRIPT), *(str(word) for word in arguments)])
+def _command(host: Endpoint, arguments: Sequence[object]) -> list[str]:
+    return host.wrap([*host.prober, *(str(word) for word in arguments)])
 
 
-def _run(host: Host, arguments: Sequence[object], expected_ms: float) -> dict[str, Any]:
+def _run(host: Endpoint, arguments: Sequence[object], expected_ms: float) -> dict[str, Any]:
     limit_s = START_S + 3 * expected_ms / 1e3
     try:
         done = subprocess.run(_command(host, arguments), capture_output=True, text=True, timeout=limit_s)
@@ -261,7 +292,7 @@ def _run(host: Host, arguments: Sequence[object], expected_ms: float) -> dict[st
 
 
 @contextmanager
-def _answerer(host: Host) -> Iterator[tuple[int, Any]]:
+def _answerer(host: Endpoint) -> Iterator[tuple[int, Any]]:
     process = subprocess.Popen(
         _command(host, ["answer", host.address]),
         stdin=subprocess.PIPE,

@@ -15,10 +15,12 @@ import os
 import re
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from netem import plan
@@ -31,6 +33,7 @@ from netem.plan import INTERFACE, LabNames, Place, Step
 from netem.spec import DIRECTIONS, Direction, LinkSpec
 from netem.uml import UmlRouter
 
+PROBE_SCRIPT = Path(__file__).with_name("probe.py")
 LAB_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
@@ -42,6 +45,7 @@ class Host:
     address: str
     interface: str
     namespace: str | None  # None: this machine's own, as in the loopback backend
+    prober: tuple[str, ...] = (sys.executable, "-I", "-S", str(PROBE_SCRIPT))
     _counters: TextIO | None = field(default=None, repr=False, compare=False)
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
@@ -130,8 +134,8 @@ class Lab:
 
     def _open(self) -> None:
         if self.backend == "loopback":
-            self.device = Host("device", "127.0.0.1", "lo", None, open_counters(None))
-            self.edge = Host("edge", "127.0.0.1", "lo", None, open_counters(None))
+            self.device = Host("device", "127.0.0.1", "lo", None, _counters=open_counters(None))
+            self.edge = Host("edge", "127.0.0.1", "lo", None, _counters=open_counters(None))
             self.tcp = {"device": tcp_in_force(None, "lo"), "edge": tcp_in_force(None, "lo")}
             return
         if os.geteuid() != 0:
@@ -185,7 +189,7 @@ class Lab:
 
     def _host(self, name: Literal["device", "edge"]) -> Host:
         namespace = self._names.namespace(name)
-        return Host(name, self._names.address(name), INTERFACE, namespace, open_counters(namespace))
+        return Host(name, self._names.address(name), INTERFACE, namespace, _counters=open_counters(namespace))
 
     def _run(self, steps: Sequence[Step]) -> None:
         for step in steps:

@@ -172,7 +172,16 @@ class SshHost(LocalHost):
     def fetch(self, source: str, target: Path, without: Sequence[str] = ()) -> None:
         """Copy the content of a folder over there into one here. Raises RemoteError."""
         but = [f"--exclude={name}" for name in without]
-        argv = ["rsync", "-rt", "--omit-dir-times", *but, "-e", shlex.join(self._ssh), f"{self._destination}:{source}/", f"{target}/"]
+        argv = [
+            "rsync",
+            "-rt",
+            "--omit-dir-times",
+            *but,
+            "-e",
+            shlex.join(self._ssh),
+            f"{self._destination}:{source}/",
+            f"{target}/",
+        ]
         self._say(argv, "", COPY_WITHIN_S)
 
     @property
