@@ -60,14 +60,23 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        path = self.path / "config.yaml"
+        try:
+            return yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise StoreError(f"{path} is not YAML ({str(error).splitlines()[0]}): restore it") from None
 
     def spec(self) -> RunSpec:
         """What the nodes were told."""
+        path = self.path / "run.json"
         try:
-            return read_runspec(self.path / "run.json")
+            return read_runspec(path)
         except OSError:
             raise StoreError(f"{self.path} has no run.json: the run did not get that far") from None
+        except msgspec.ValidationError as error:
+            raise self._other_version(path, str(error)) from None
+        except msgspec.DecodeError as error:
+            raise StoreError(f"{path} is not JSON ({error}): restore it") from None
 
     def manifest(self) -> dict[str, Any]:
         return self._json("manifest.json")
@@ -89,13 +98,13 @@ class RunFolder:
 
     def rounds(self) -> Read[RoundRecord]:
         """All their instants on the device's clock, where the edge's was compared with it."""
-        read, clock = _read_records(self.path / "rounds.jsonl", RoundRecord), edge_clock(self.path)
+        read, clock = self._records("rounds.jsonl", RoundRecord), edge_clock(self.path)
         if clock is None:
             return read
         return Read([round_on_device_clock(record, clock) for record in read.records], read.damaged)
 
     def requests(self) -> Read[RequestRecord]:
-        return _read_records(self.path / "requests.jsonl", RequestRecord)
+        return self._records("requests.jsonl", RequestRecord)
 
     def traces(self) -> list[Path]:
         """The samplers' own files, one a node."""
@@ -111,6 +120,8 @@ class RunFolder:
                     yield sample if clock is None else sample_on_device_clock(sample, clock)
             except ProbeError:
                 continue
+            except (KeyError, IndexError, TypeError) as error:
+                raise self._other_version(trace, f"no {error} where one is wanted") from None
 
     def energy_sources(self) -> dict[str, dict[str, Any]]:
         """By node: the probes whose joules count, their status, and why these."""
@@ -157,13 +168,44 @@ class RunFolder:
                 out.write(encoder.encode(sample._asdict()) + b"\n")
         return path
 
+    def _records(self, name: str, kind: type[Record]) -> Read[Record]:
+        """Half a line, as a kill leaves it, is counted; a whole one that is no such record is another version's."""
+        path = self.path / name
+        if not path.is_file():
+            return Read([], 0)
+        decoder = msgspec.json.Decoder(kind)
+        known = {field.encode_name for field in msgspec.structs.fields(kind)}
+        records: list[Record] = []
+        damaged = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = decoder.decode(line)
+                except msgspec.ValidationError as error:
+                    raise self._other_version(path, f"line {number}: {error}") from None
+                except msgspec.DecodeError:
+                    damaged += 1
+                    continue
+                if not records and (unknown := msgspec.json.decode(line).keys() - known):
+                    raise self._other_version(path, f"line {number}: it has {', '.join(sorted(unknown))}")
+                records.append(record)
+        return Read(records, damaged)
+
+    def _other_version(self, path: Path, what: str) -> StoreError:
+        git = self.manifest().get("software", {}).get("git", {}) if (self.path / "manifest.json").is_file() else {}
+        commit = f"commit {git['commit'][:12]}" if git.get("commit") else "a commit its manifest does not name"
+        return StoreError(
+            f"{path}: {what}: written by another version of this program ({commit}), "
+            "and read as it is by that one only; the records are untouched"
+        )
+
     def _json(self, name: str) -> dict[str, Any]:
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except OSError:
             raise StoreError(f"{self.path} has no {name}: the run did not get that far") from None
         except ValueError as error:
-            raise StoreError(f"{self.path / name} is not JSON: {error}") from None
+            raise StoreError(f"{self.path / name} is not JSON ({error}): restore it") from None
 
 
 def create_run(root: Path, config: dict[str, Any], config_id: str) -> RunFolder:
@@ -215,21 +257,6 @@ def point_latest(parent: Path, target: str) -> None:
         temporary.replace(link)
     except OSError:
         temporary.unlink(missing_ok=True)
-
-
-def _read_records(path: Path, kind: type[Record]) -> Read[Record]:
-    if not path.is_file():
-        return Read([], 0)
-    decoder = msgspec.json.Decoder(kind)
-    records: list[Record] = []
-    damaged = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                records.append(decoder.decode(line))
-            except msgspec.DecodeError:
-                damaged += 1
-    return Read(records, damaged)
 
 
 def _to_parquet(path: Path) -> Path:

@@ -75,6 +75,49 @@ def test_a_line_cut_short_costs_that_line_only(run):
     assert b"\n" + whole[:40] + b"\n" in (run.path / "rounds.jsonl").read_bytes(), "what was recorded stays"
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "said"),
+    [
+        ("rounds.jsonl", {"n_drawn": 4}, "line 1: it has n_drawn"),
+        ("rounds.jsonl", {"epoch": "first"}, "line 1: Expected `int`"),
+        ("requests.jsonl", {"prompt": "p"}, "line 1: it has prompt"),
+    ],
+)
+def test_records_of_another_version_are_refused_not_guessed_at(run, file, line, said):
+    """A field that was renamed would be read as its default."""
+    record = a_round() if file == "rounds.jsonl" else a_request()
+    text = json.dumps({**msgspec.to_builtins(record), **line})
+    (run.path / file).write_text(text + "\n")
+    run.write_manifest({"software": {"git": {"commit": "0123456789abcdef"}}})
+    with pytest.raises(StoreError, match=rf"{file}: {said}.* \(commit 0123456789ab\)"):
+        run.rounds() if file == "rounds.jsonl" else run.requests()
+    assert (run.path / file).read_text() == text + "\n"
+
+
+def test_what_the_nodes_were_told_by_another_version_is_refused(run):
+    config = Config(name="mine", systems=["dssd"], engine="toy")
+    spec = msgspec.to_builtins(config.to_runspec())
+    for text, said in ((json.dumps({**spec, "speed": 1}), "unknown field `speed`"), ("{", "not JSON")):
+        (run.path / "run.json").write_text(text)
+        with pytest.raises(StoreError, match=rf"run\.json.*{said}"):
+            run.spec()
+
+
+def test_a_trace_of_another_version_is_refused(run):
+    header = {key: value for key, value in HEADER.items() if key != "probes"}
+    run.path.joinpath("power.edge.jsonl").write_text(
+        json.dumps({"header": header}) + '\n{"p":0,"t":5,"d":1,"v":[1.5]}\n'
+    )
+    with pytest.raises(StoreError, match="another version"):
+        list(run.samples())
+
+
+def test_a_configuration_that_was_spoilt_is_named(run):
+    (run.path / "config.yaml").write_text("a: [")
+    with pytest.raises(StoreError, match=r"config\.yaml is not YAML"):
+        run.config()
+
+
 def test_a_run_that_was_killed_before_it_began_has_no_records(run):
     assert run.requests().records == []
     assert list(run.samples()) == run.traces() == []
