@@ -1,7 +1,9 @@
-"""Energy traces against what is known: a square wave's joules, the sampler's own cost, another node's clock."""
+"""Energy traces against what is known: a square wave's joules, the sampler's own cost, another node's clock; and the
+trace of a run in Perfetto's own trace processor."""
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -10,7 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.bench.perfetto import PerfettoError, load
 from experiments.bench.records import record
+from experiments.launch import Outcome, run_nodes
+from experiments.report import write_trace
+from experiments.schema import Config
+from experiments.store import create_run
 from nodes.alignment import Alignment
 from nodes.probes import make_probe, probe_names
 from nodes.probes.energy import attribute
@@ -31,7 +38,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """`apart_s` is the time between the two comparisons of the clocks: the longer, the finer the drift."""
     costs = sorted((_sampler_cost(sampling_s) for _ in range(SAMPLERS)), key=lambda cost: cost["value"])
-    return [_attribution(waves, wave_s), costs[SAMPLERS // 2], *_clock(apart_s)]
+    return [_attribution(waves, wave_s), costs[SAMPLERS // 2], *_clock(apart_s), _trace()]
 
 
 # Attribution ----------------------------------------------------------------------------------------------------------
@@ -126,3 +133,30 @@ def serve_far_clock(ahead_ns: int, drift_ppm: float) -> None:
     with ControlServer("tcp://127.0.0.1:0", keys=None) as server:
         print(server.endpoint, flush=True)
         sys.stdin.read()
+
+
+# Trace ----------------------------------------------------------------------------------------------------------------
+
+
+def _trace() -> dict[str, Any]:
+    """A run of two processes on loopback, its trace.json as Perfetto's trace processor takes it in."""
+    config = Config.model_validate({
+        "name": "bench", "systems": ["colocated_sd", "dssd", "dssd_lookahead"], "engine": "toy", "warmup": 0,
+        "workload": {"max_new_tokens": 32, "requests": 2},
+        "energy": {node: {"idle_w": 1.0, "full_w": 2.0} for node in ("device", "edge")},
+    })  # fmt: skip
+    name = "energy: events of trace.json that Perfetto takes"
+    with tempfile.TemporaryDirectory(prefix="dssd-bench-") as path:
+        folder = create_run(Path(path), config.resolved(), "trace")
+        run_nodes(config, folder.path, lambda stage, fields: None, Outcome())
+        trace = write_trace(folder)
+        folder.close()
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+        written = sum(event["ph"] in "XsC" for event in events)
+        try:
+            loaded = load(trace)
+        except PerfettoError as error:
+            return record(name, 0.0, "%", ">= 100", str(error))
+    taken = loaded.slices + loaded.flows + loaded.values - sum(loaded.problems.values())
+    note = f"{loaded.slices} slices, {loaded.flows} arrows, {loaded.values} values of {len(loaded.counters)} counters"
+    return record(name, 100.0 * taken / written, "%", ">= 100", f"{note}; problems: {loaded.problems or 'none'}")

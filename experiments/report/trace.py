@@ -1,6 +1,7 @@
 """trace.json: the run as Chrome trace events, to be opened in Perfetto or chrome://tracing.
 
-One process per node, one lane per phase, an arrow per message, power as a counter. Microseconds since the first span.
+One process per node, one lane per phase, an arrow per message, power and clock frequencies as counters. Microseconds
+since the first span.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def _events(folder: RunFolder) -> Iterator[Event]:
         yield {**flow, "ph": "s", "pid": PIDS[tail.node], "tid": LANES[tail.part], "ts": us(tail.t0_ns)}
         yield {**flow, "ph": "f", "bp": "e", "pid": PIDS[head.node], "tid": LANES[head.part], "ts": us(head.t0_ns)}
     yield from _power(folder, zero_ns, one_clock)
+    yield from _frequency(folder, zero_ns, one_clock)
 
 
 def _names(spans: list[Span], one_clock: bool) -> Iterator[Event]:
@@ -110,3 +112,23 @@ def _power(folder: RunFolder, zero_ns: int, one_clock: bool) -> Iterator[Event]:
         for t, w in zip(t_ns.tolist(), watts.tolist()):
             if not np.isnan(w) and t >= zero_ns:
                 yield {"ph": "C", "name": "power (W)", "pid": PIDS[node], "ts": (t - zero_ns) / 1e3, "args": {"W": w}}
+
+
+def _frequency(folder: RunFolder, zero_ns: int, one_clock: bool) -> Iterator[Event]:
+    """Of processors and graphics units, as sampled: every channel in hertz. One value before the first span is kept,
+    because what was so then is so until it changes."""
+    before: dict[tuple[str, str], float] = {}
+    for sample in folder.samples():
+        if sample.unit != "hz" or sample.node not in (PIDS if one_clock else ["device"]):
+            continue
+        track, mhz = (sample.node, sample.channel), sample.value / 1e6
+        if sample.t_ns < zero_ns:
+            before[track] = mhz
+            continue
+        if track in before:
+            yield _mhz(*track, 0.0, before.pop(track))
+        yield _mhz(*track, (sample.t_ns - zero_ns) / 1e3, mhz)
+
+
+def _mhz(node: str, channel: str, ts: float, mhz: float) -> Event:
+    return {"ph": "C", "name": f"{channel} (MHz)", "pid": PIDS[node], "ts": ts, "args": {"MHz": mhz}}

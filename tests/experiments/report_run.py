@@ -18,6 +18,7 @@ from experiments.summary import summarise_run
 
 SYSTEMS = ("device_ar", "edge_ar", "colocated_sd", "dssd", "dssd_sampled", "dssd_lookahead")
 WATTS = {"device": 5.0, "edge": 80.0}
+FREQUENCY_HZ = {"device": 1.5e9, "edge": 2.6e9}
 SAMPLING_MS = 1.0
 SHAPED = {
     "backend": "netns",
@@ -62,14 +63,15 @@ def write_power(path: Path, node: str, boot_id: str, t0_ns: int, t1_ns: int, cou
         "node": node,
         "interval_ms": SAMPLING_MS,
         "clock": {"boot_id": boot_id},
-        "probes": ["paced_model"],
-        "columns": [[["node", "j", "modelled", counted]]],
+        "probes": ["paced_model", "psutil_trace"],
+        "columns": [[["node", "j", "modelled", counted]], [["cpu.frequency", "hz", "measured", False]]],
         "energy_source": {**source, "reason": reason},
     }
     step_ns = int(SAMPLING_MS * 1e6)
     times = range(t0_ns - 5 * step_ns, t1_ns + 6 * step_ns, step_ns)
     lines = [{"header": header}]
     lines += [{"p": 0, "t": t, "d": 0, "v": [WATTS[node] * (t - times[0]) / 1e9]} for t in times]
+    lines += [{"p": 1, "t": t, "d": 0, "v": [FREQUENCY_HZ[node]]} for t in (times[0], times[len(times) // 2])]
     (path / f"power.{node}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

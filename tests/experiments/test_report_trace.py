@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise, product
 
 import pytest
-from report_run import SYSTEMS, WATTS, summary_of, toy_run
+from report_run import FREQUENCY_HZ, SYSTEMS, WATTS, summary_of, toy_run
 
 from experiments.report import write_figures, write_trace
 from experiments.report.phases import spans_of
@@ -54,8 +54,19 @@ def test_arrows_begin_and_end_on_spans(events):
 
 
 def test_power_is_a_counter_of_each_node(events):
-    counted = {event["pid"]: event["args"]["W"] for event in events if event["ph"] == "C"}
+    counted = {event["pid"]: event["args"]["W"] for event in events if event["name"] == "power (W)"}
     assert sorted(counted.values()) == [pytest.approx(watts, rel=1e-3) for watts in sorted(WATTS.values())]
+
+
+def test_frequency_is_a_counter_of_each_node_from_the_first_span_on(events):
+    tracks = defaultdict(list)
+    for event in events:
+        if event["name"] == "cpu.frequency (MHz)":
+            tracks[event["pid"]].append((event["ts"], event["args"]["MHz"]))
+    assert {pid: track[0] for pid, track in tracks.items()} == {
+        pid: (0.0, hz / 1e6) for pid, hz in zip((1, 2), FREQUENCY_HZ.values())
+    }, "what held before the first span holds at it"
+    assert all(len(track) == 2 and track[1][0] > 0 for track in tracks.values())
 
 
 def test_an_edge_does_one_thing_at_a_time_for_a_request(folder):

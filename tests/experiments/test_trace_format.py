@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from report_run import SYSTEMS, toy_run
 
+from experiments.bench.perfetto import PerfettoError, find_tools, load
 from experiments.report import write_trace
 
 TICK_US = 2e-3  # times are written to the nanosecond
@@ -113,11 +112,34 @@ def test_slices_that_overlap_are_found(trace):
     assert any("overlaps" in problem for problem in problems(document))
 
 
-@pytest.mark.skipif(shutil.which("trace_processor_shell") is None, reason="no trace_processor_shell on the path")
-def test_perfetto_loads_it(trace, tmp_path):
-    query = tmp_path / "query.sql"
-    query.write_text("select (select count(*) from slice), (select sum(value) from stats where severity = 'error');\n")
-    words = ["trace_processor_shell", "--query-file", str(query), str(trace)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
-    slices = sum(event["ph"] == "X" for event in json.loads(trace.read_text())["traceEvents"])
-    assert done.stdout.splitlines()[-1].replace('"', "").split(",") == [str(slices), "0"]
+@pytest.fixture(scope="module")
+def tools():
+    try:
+        return find_tools()
+    except PerfettoError as error:
+        pytest.skip(f"Perfetto's trace processor cannot be run: {error}")
+
+
+@pytest.mark.slow
+def test_perfetto_loads_it(trace, tools):
+    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    loaded = load(trace, tools)
+    assert loaded.problems == {} and loaded.unfinished == 0
+    assert loaded.slices == sum(event["ph"] == "X" for event in events)
+    assert loaded.flows == sum(event["ph"] == "s" for event in events)
+    assert loaded.values == sum(event["ph"] == "C" for event in events)
+    assert sorted(loaded.processes) == ["device", "edge"]
+    assert len(loaded.counters) == 4, "power and frequency of each node"
+    assert loaded.threads == sum(event["name"] == "thread_name" for event in events)
+
+
+@pytest.mark.slow
+def test_perfetto_misses_what_is_spoilt(trace, tools, tmp_path):
+    document = json.loads(trace.read_text(encoding="utf-8"))
+    first = next(event for event in document["traceEvents"] if event["ph"] == "X")
+    first |= {"ph": "f", "id": 10**6, "bp": "e", "cat": "message"}
+    (tmp_path / "spoilt.json").write_text(json.dumps(document))
+    assert load(tmp_path / "spoilt.json", tools).problems == {"flow_no_enclosing_slice": 1}
+    (tmp_path / "nothing.json").write_text("no trace at all")
+    with pytest.raises(PerfettoError, match="refuses the trace"):
+        load(tmp_path / "nothing.json", tools)
