@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from experiments.cli import catalogue, netem, nodes, probes, runs, studies, sweep, train
+from experiments.cli import catalogue, netem, nodes, probes, remote, runs, studies, sweep, train
 from experiments.cli.answers import OWN_NAMESPACES
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for part in (runs, catalogue, nodes):
     app.add_typer(part.app)
 app.add_typer(netem.app, name="netem")
 app.add_typer(probes.app, name="probes")
+app.add_typer(remote.app, name="remote")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(train.app, name="train")
 app.add_typer(studies.app, name="study")

@@ -20,6 +20,10 @@ Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  typer reads this at run time, on Python 3.10 too
     typer.Option("--set", help="Override a key: --set link.rtt_ms=20", metavar="KEY=VALUE"),
 ]
+HostsFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--hosts", help="An inventory of two machines, instead of this one.", metavar="FILE"),
+]
 KeysDir = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--keys", help="Directory of CURVE keys (`dssd keys DIR` makes one)."),
@@ -29,6 +33,11 @@ Control = Annotated[
     typer.Option(help="Of the control line, which compares the clocks; by default any port beside the link."),
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="No encryption, no authentication; recorded as such.")]
+
+
+def hosts_setting(hosts: Path | None) -> list[str]:
+    """`--hosts FILE` as the override it is short for."""
+    return [f"hosts={jsonlib.dumps(str(hosts.resolve()))}"] if hosts else []
 
 
 def answer(result: Any, json: bool, show: Callable[[Any], None]) -> None:

@@ -9,10 +9,12 @@ import typer
 
 from experiments.cli.answers import (
     ConfigPath,
+    HostsFile,
     Json,
     Overrides,
     answer,
     fail,
+    hosts_setting,
     note,
     plain_errors,
     print_json,
@@ -30,6 +32,7 @@ def run(
     config: ConfigPath,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("results"),
+    hosts: HostsFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run; change nothing.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Of a sweep: so many runs at once, if they may.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Of a sweep: begin again, in another folder.")] = False,
@@ -43,16 +46,18 @@ def run(
         from experiments.sweep.points import load_sweep
         from experiments.table import print_table
 
-        if sweep := load_sweep(config, overrides or []):
+        settings = [*hosts_setting(hosts), *(overrides or [])]
+        if sweep := load_sweep(config, settings):
             run_whole_sweep(sweep, out, dry_run=dry_run, json=json, jobs=jobs, fresh=fresh, again=retry_failed)
             return
         if jobs > 1 or fresh or retry_failed:
             fail(f"--jobs, --fresh and --retry-failed are for a sweep, and {config} has no `sweep:`")
-        loaded = load_config(config, overrides or [])
+        loaded = load_config(config, settings)
         if dry_run:
             answer(describe_run(loaded), json, lambda plan: print("\n".join(plan["lines"])))
             return
-        take_rights_for(loaded.link)
+        if not loaded.hosts:
+            take_rights_for(loaded.link)
         folder, summary = run_experiment(loaded, out)
         print_table(summary)
         note(f"\nfiles: {folder.path}\nreport: {folder.path / 'report.html'}")

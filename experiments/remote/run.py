@@ -77,6 +77,20 @@ def run_on_hosts(config: Config, folder: Path, progress: Progress, outcome: Outc
             supervise(config, seats, bind, config.hosts.edge_address, folder, progress, outcome)  # type: ignore[arg-type]
 
 
+def check_hosts(config: Config) -> list[dict[str, Any]]:
+    """What both machines answer, as rows `{host, name, ok, detail, remedy}`; nothing is run there, and nothing left but
+    the code. Raises RemoteError."""
+    assert config.hosts is not None
+    run = f"check-{secrets.token_hex(3)}"
+    with _scratch() as scratch, opened(config.hosts, scratch) as machines:
+        both(machines, lambda machine: machine.host.connect())
+        for machine, place in zip(machines, both(machines, lambda machine: deploy(machine.host, run, scratch))):
+            machine.place = place
+        answers = both(machines, lambda machine: ask(config, machine.role, machine.host, machine.place))
+        both(machines, lambda machine: remove(machine))
+    return [{"host": m.host.where, **check} for m, answer in zip(machines, answers) for check in answer["checks"]]
+
+
 # Both at once ---------------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +278,13 @@ def collect(machine: Machine, folder: Path) -> None:
         host.connect()
     machine.python("-m", "experiments.remote.ended", place.folder, machine.role, str(NODE_ENDS_WITHIN_S))
     host.fetch(place.folder, folder, NOT_RECORDS)
-    host.run(["rm", "-rf", place.folder])
+    remove(machine)
+
+
+def remove(machine: Machine) -> None:
+    """What the run put there, records included."""
+    if isinstance(machine.host, SshHost):
+        machine.host.run(["rm", "-rf", machine.place.folder])
 
 
 def collect_again(folder: Path) -> list[str]:
