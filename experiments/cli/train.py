@@ -32,8 +32,8 @@ def router(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", help="The router's file; without CONFIG, by default the one that ships."),
     ] = None,
-    queries: Annotated[int, typer.Option(min=20, help="Without CONFIG: pieces to ask about.")] = 320,
-    answers: Annotated[int, typer.Option(min=1, help="Of each model to every query.")] = 8,
+    queries: Annotated[int, typer.Option(min=20, help="Without CONFIG: pieces to ask about.")] = 400,
+    answers: Annotated[int, typer.Option(min=1, help="Of each model to every query.")] = 6,
     new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 32,
     overrides: Overrides = None,
     json: Json = False,

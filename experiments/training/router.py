@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from experiments.quality import LEAST, OWN
 from experiments.schema import Config
-from experiments.training.fitting import fit_logistic, log_loss
+from experiments.training.fitting import best_ridge, fit_logistic, log_loss
 from nodes.engine import Engine, EngineError
 from nodes.engine.make import make_unpaced
 from nodes.engine.weights import model_id
@@ -43,7 +43,7 @@ class Sampled:
     """A query with what both models made of it. K = answers each."""
 
     group: str  # queries of one source stay together, on one side of the split
-    features: NDArray[np.float64]  # [len(FEATURES)]
+    features: NDArray[np.float64]  # [F]
     device: NDArray[np.float64]  # [K] quality
     edge: NDArray[np.float64]  # [K]
 
@@ -156,9 +156,12 @@ def fit_router(sampled: Sequence[Sampled], device_model: str, edge_model: str, c
     labels = {}
     for kind in LABELS:
         shift = best_shift(fitted_on) if kind == "transformed" else 0.0
-        weights, bias = fit_logistic((features - means) / scales, labels_of(fitted_on, kind, shift))
+        inputs, wanted = (features - means) / scales, labels_of(fitted_on, kind, shift)
+        ridge = best_ridge(inputs, wanted, [one.group for one in fitted_on])
+        weights, bias = fit_logistic(inputs, wanted, ridge)
         labels[kind] = Fitted(weights.tolist(), bias, shift)
-    router = TrainedRouter(device_model, edge_model, list(FEATURES), means.tolist(), scales.tolist(), labels, {})
+    names = [*FEATURES, *(f"hidden_{i}" for i in range(len(means) - len(FEATURES)))]
+    router = TrainedRouter(device_model, edge_model, names, means.tolist(), scales.tolist(), labels, {})
     figures = {kind: test_figures(router, kind, fitted_on, test) for kind in LABELS}
     sizes = {"fitted_on": len(fitted_on), "tested_on": len(test), "sources": len(groups), "sources_tested": len(tested)}
     return msgspec.structs.replace(router, card=_rounded({**card, **sizes, "held_out": figures}))

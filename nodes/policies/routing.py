@@ -2,7 +2,8 @@
 
 The paper's router is an encoder of 300 million parameters; a device that has a draft model at hand asks that instead:
 how well it predicts the prompt, and how sure it is of what follows. One forward over the prompt, which the device needs
-anyway if it answers itself. A router is a logistic regression on these figures, a few dozen numbers.
+anyway if it answers itself. A router is a logistic regression on these figures and on the hidden state that follows
+the prompt: a number for each.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ def read_router(path: Path) -> TrainedRouter:
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise PolicyError(f"route: {path} is no router's file ({error}); train one: dssd train router") from None
     widths = {len(router.means), len(router.scales), *(len(fitted.weights) for fitted in router.labels.values())}
-    if tuple(router.features) != FEATURES or widths != {len(FEATURES)} or set(router.labels) != set(LABELS):
+    known = tuple(router.features[: len(FEATURES)]) == FEATURES and set(router.labels) == set(LABELS)
+    if not known or widths != {len(router.features)}:
         raise PolicyError(f"route: the router in {path} is of another release; train it anew: dssd train router")
     return router
 
 
 def prompt_features(engine: Engine, session: Session) -> NDArray[np.float64]:
-    """[len(FEATURES)] of the prompt in `session`, at temperature 1 whatever the run samples with. Leaves it fed."""
+    """[len(FEATURES) + hidden size] of the prompt in `session`, at temperature 1 whatever the run samples with. Leaves
+    it fed."""
     tokens = session.tokens
     n_rows = min(len(tokens), LOOK_BACK + 1)
     sampling, session.sampling = session.sampling, Sampling()
@@ -105,6 +108,7 @@ def prompt_features(engine: Engine, session: Session) -> NDArray[np.float64]:
             entropy(rows[-1]),
             first,
             second,
+            *dists.hidden(n_rows - 1),
         ]
     )
 

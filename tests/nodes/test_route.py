@@ -12,7 +12,7 @@ from harness import Setup, play
 
 from experiments.summary import summarise
 from nodes.composition import CompositionError, load_system
-from nodes.engine.toy import ToyEngine
+from nodes.engine.toy import HIDDEN_SIZE, ToyEngine
 from nodes.engine.weights import model_id
 from nodes.policies import PolicyError
 from nodes.policies.routing import FEATURES, LABELS, Fitted, TrainedRouter, prompt_features
@@ -24,13 +24,14 @@ SETUP = Setup([])
 
 def router_file(path, device="", edge="", bias=0.0, weight_of_length=0.0):
     """A router of one feature, so that what it will decide is known."""
-    weights = [weight_of_length, *[0.0] * (len(FEATURES) - 1)]
+    names = [*FEATURES, *(f"hidden_{i}" for i in range(HIDDEN_SIZE))]
+    weights = [weight_of_length, *[0.0] * (len(names) - 1)]
     router = TrainedRouter(
         device_model=device or model_id(SETUP.engine("draft")),
         edge_model=edge or model_id(SETUP.engine("target")),
-        features=list(FEATURES),
-        means=[0.0] * len(FEATURES),
-        scales=[1.0] * len(FEATURES),
+        features=names,
+        means=[0.0] * len(names),
+        scales=[1.0] * len(names),
         labels={kind: Fitted(weights, bias) for kind in LABELS},
         card={},
     )
@@ -104,7 +105,7 @@ def test_features_are_the_models_own_whatever_the_run_samples_with():
     plain, cut = Session(Sampling(), prompt), Session(Sampling(temperature=0.1, top_k=2), prompt)
     features = prompt_features(engine, plain)
     assert np.array_equal(features, prompt_features(engine, cut)) and cut.sampling.top_k == 2
-    assert cut.fed == len(prompt) and len(features) == len(FEATURES)
+    assert cut.fed == len(prompt) and len(features) == len(FEATURES) + HIDDEN_SIZE
     rows = engine.forward([Session(Sampling(), prompt)], [6])[0].rows
     logprobs = [np.log(row[token]) for row, token in zip(rows, prompt[1:])]
     assert features[FEATURES.index("mean_logprob")] == pytest.approx(np.mean(logprobs), rel=1e-5)
