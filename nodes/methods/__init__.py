@@ -45,8 +45,14 @@ class Draft:
 
     def followed_by(self, later: Draft) -> Draft:
         """One draft of both; `later` begins where this ends."""
-        parts = ((getattr(self, name), getattr(later, name)) for name in ("tokens", "probs", "dists", "encoded"))
-        return Draft(self.base, *([*mine, *theirs] for mine, theirs in parts))
+        return Draft(
+            self.base,
+            [*self.tokens, *later.tokens],
+            [*self.probs, *later.probs],
+            [*self.dists, *later.dists],
+            [*self.encoded, *later.encoded],
+            [*self.hidden, *later.hidden],
+        )
 
     def __repr__(self) -> str:
         return f"Draft(base={self.base}, tokens=[{len(self.tokens)}])"
