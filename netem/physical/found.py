@@ -10,6 +10,7 @@ from typing import Any
 
 from netem.apply import execute
 from netem.errors import BackendError, CommandError, LinkError
+from netem.physical.plan import ifb_name
 from netem.physical.shaping import SSH_PORT, Found
 
 OFFLOAD = re.compile(r"tcp-segmentation-offload|generic-.*-offload|large-receive-offload|tx-tcp.*|rx-gro-.*")
@@ -22,13 +23,16 @@ def look_at(interface: str) -> Found:
     (link,) = json.loads(_told(["ip", "-j", "link", "show", "dev", interface], interface))
     if "UP" not in link["flags"]:
         raise LinkError(f"{interface} is down: ip link set {interface} up")
+    ours = ifb_name(interface)
+    if ours in [each["ifname"] for each in json.loads(execute(["ip", "-j", "link", "show"]))]:
+        raise LinkError(f"there is an interface {ours} already, which would be ours: ip link del {ours}")
     qdiscs = qdiscs_of(interface)
     if foreign := [qdisc for qdisc in qdiscs if qdisc["handle"] != NO_HANDLE]:
         raise LinkError(_refusal(interface, foreign))
     kinds = [qdisc["kind"] for qdisc in qdiscs if qdisc["kind"] != "mq"]
     fresh = DEFAULT_QDISC.read_text().strip() if DEFAULT_QDISC.exists() else None
     wanted = {
-        name: bool(feature["active"] if feature["requested"] is None else feature["requested"])
+        name: bool(feature["active"] or feature["requested"])  # on without being asked for; asked for, but for now off
         for name, feature in features_of(interface).items()
         if OFFLOAD.fullmatch(name) and not feature["fixed"]
     }

@@ -222,12 +222,10 @@ def _problems(shaping: Shaping, applied: dict[Way, dict[str, Any]]) -> list[str]
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    features = before["features"].keys() | after["features"].keys()
-    found = [
-        f"{part}: {before[part]} then {after[part]}" for part in ("qdiscs", "filters") if before[part] != after[part]
-    ]
-    for name in sorted(features):
-        was, now = before["features"].get(name), after["features"].get(name)
-        if was != now:
+    parts = [part for part in ("qdiscs", "filters") if before[part] != after[part]]
+    found = [f"{part}: {before[part]} then {after[part]}" for part in parts]
+    for name, was in before["features"].items():
+        now = after["features"].get(name, {})
+        if was["active"] != now.get("active"):
             found.append(f"{name}: {was} then {now}")
     return found

@@ -45,11 +45,12 @@ look() { # sets discipline, fresh, offloads (features with their values) and swi
     case $(ip link show dev "$IFACE") in *[\<,]UP[,\>]*) ;; *) die "it is down: ip link set $IFACE up" ;; esac
     foreign=$(echo "$qdiscs" | grep -v '^qdisc [a-z_]* 0: ' || true) # only what the kernel chose has no handle
     [ -z "$foreign" ] || die "somebody made a queueing discipline, it is left as it is. Remove it first: $foreign"
+    [ ! -e "/sys/class/net/$IFB" ] || die "there is an interface $IFB already: ip link del $IFB"
     discipline=$(echo "$qdiscs" | awk '$2 != "mq" { print $2; exit }')
     fresh=$(cat /proc/sys/net/core/default_qdisc 2>/dev/null || echo "$discipline")
     features=$(ethtool -k "$IFACE") || die "ethtool cannot read its features"
     offloads=$(echo "$features" | sed -n \
-        -e '/\[fixed\]/d' -e 's/: off \[requested on\]/: on/' -e 's/: on \[requested off\]/: off/' \
+        -e '/\[fixed\]/d' -e 's/: off \[requested on\]/: on/' -e 's/: on \[requested off\]/: on/' \
         -e 's/^[[:space:]]*\(tx-tcp[^:]*\|generic-[^:]*-offload\|large-receive-offload\|rx-gro-[^:]*\): \(o[nf]*\).*/\1 \2/p')
     switched=
     for pair in tso=tcp-segmentation gso=generic-segmentation gro=generic-receive lro=large-receive; do
