@@ -9,7 +9,7 @@
     lab       open_lab(): a device, a router and an edge; teardown guaranteed
     keeper    a lab that outlives the command that made it
     rootless  the same without root, in namespaces of one's own
-    uml       the user-mode Linux router, for kernels without sch_netem (initramfs, guest_exec: its parts)
+    uml       the user-mode Linux router, for kernels without sch_netem (initramfs, guest_exec, batch: its parts)
     check     measures RTT, loss and rate of a lab against its declaration (probe, binomial: its parts)
     inside    looks into a host's namespace: counters, TCP settings in force
     doctor    what this machine can do, and the command that mends what it cannot

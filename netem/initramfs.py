@@ -1,4 +1,4 @@
-"""The guest's file system: busybox; tc, ip, ethtool and their libraries; sch_netem; an init of ten lines.
+"""The guest's file system: busybox; tc, ip, ethtool and their libraries; qdiscs; an init of some ten lines.
 
 Built from what is installed on this machine, once per set of inputs, and kept in the user's cache.
 """
@@ -13,17 +13,26 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from netem import batch
 from netem.apply import SYSTEM_PATH
 from netem.errors import BackendError
 
 TOOLS = ("tc", "ip", "ethtool")
-MODULES = ("sch_netem",)
+MODULES = ("sch_netem", "sch_tbf", "sch_plug")
 READY, DONE = "=dssd-ready", "=dssd-done"
+BATCHES = "\n".join(  # a console each, on which the tool stays (see batch.py)
+    f"""/bin/busybox mknod /dev/tty{number} c 4 {number}
+exec {number + 2}<>/dev/tty{number}
+/bin/busybox stty -echo -onlcr <&{number + 2}
+/sbin/{" ".join(batch.START[tool])} <&{number + 2} >&{number + 2} 2>&1 &"""  # held open: what comes early is not lost
+    for number, tool in enumerate(batch.TOOLS, 1)
+)
 INIT = f"""#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 for module in /modules/*.ko; do /bin/busybox insmod $module; done
 /bin/busybox stty -echo -onlcr
+{BATCHES}
 echo {READY}
 while read -r line; do eval "$line" 2>&1; echo "{DONE} $?"; done
 /bin/busybox poweroff -f

@@ -1,6 +1,7 @@
 """A router that is a user-mode Linux guest: a whole kernel as a process, with the netem this one lacks.
 
-It opens two taps, boots in about two seconds, takes commands line by line on its console and answers there.
+It opens two taps, boots in about two seconds, takes commands line by line on its console and answers there; `tc` and
+`ip` have a console each, on which they stay (see batch.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from netem import batch
 from netem.apply import COMMAND_TIMEOUT_S
+from netem.batch import Batch
 from netem.errors import CommandError, LinkError
 from netem.initramfs import DONE, READY, TOOLS, find_tool, guest_version, initramfs
 from netem.plan import LabNames, mac
@@ -58,6 +61,8 @@ class UmlRouter:
     def __init__(self, names: LabNames, folder: Path) -> None:
         self._lock = threading.Lock()
         self._unread = b""
+        self._pipes: list[int] = []
+        self._batches: dict[str, Batch] = {}
         self._process = self._start(names, folder)
 
     def _start(self, names: LabNames, folder: Path) -> subprocess.Popen[bytes]:
@@ -66,15 +71,29 @@ class UmlRouter:
             for index, end in enumerate(("device", "edge"))
         ]
         arguments = [f"mem={MEMORY}", f"initrd={initramfs()}", f"uml_dir={folder}", "umid=uml"]
-        arguments += ["con=null", "con0=fd:0,fd:1", *vectors]
-        return subprocess.Popen(
-            guest_command(arguments, enter=["nsenter", f"--net=/run/netns/{names.namespace('router')}", "--"]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the owner, who ends the guest when the lab is down
-            env={**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None,
-        )
+        arguments += ["con=null", "con0=fd:0,fd:1"]
+        guests_ends = []
+        for number, tool in enumerate(batch.TOOLS, 1):
+            commands, write_fd = os.pipe()
+            read_fd, answers = os.pipe()
+            self._pipes += [write_fd, read_fd]
+            self._batches[tool] = Batch(tool, write_fd, read_fd, lambda: self._process.poll() is None)
+            guests_ends += [commands, answers]
+            arguments.append(f"con{number}=fd:{commands},fd:{answers}")
+        arguments += vectors
+        try:
+            return subprocess.Popen(
+                guest_command(arguments, enter=["nsenter", f"--net=/run/netns/{names.namespace('router')}", "--"]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=guests_ends,
+                start_new_session=True,  # Ctrl-C is for the owner, who ends the guest when the lab is down
+                env={**os.environ, "TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else None,
+            )
+        finally:
+            for end in guests_ends:
+                os.close(end)
 
     def wait_until_up(self) -> None:
         """Raises LinkError with the guest's last words when it does not come up."""
@@ -86,6 +105,8 @@ class UmlRouter:
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the guest and return what it printed. Raises CommandError when it fails."""
+        if Batch.takes(argv):
+            return self._batches[argv[0]].run(argv, COMMAND_TIMEOUT_S)
         line = shlex.join([f"/sbin/{argv[0]}" if argv[0] in TOOLS else argv[0], *argv[1:]])
         with self._lock:
             assert self._process.stdin is not None
@@ -123,6 +144,8 @@ class UmlRouter:
             if pipe is not None:
                 with suppress(OSError):  # what was buffered for a dead guest
                     pipe.close()
+        while self._pipes:
+            os.close(self._pipes.pop())
 
     def _read_to(self, marker: str, timeout_s: float) -> tuple[str, str] | None:
         """Text before the next `marker`, and the rest of its line; None on timeout or death."""
