@@ -40,11 +40,11 @@ def ask(config: Config, role: Role, host: LocalHost, place: Place) -> dict[str, 
     return answer
 
 
-def engines(config: Config, role: Role, host: LocalHost) -> list[dict[str, Any]]:
-    """What the node in this role loads, by the names it has on that host."""
+def engines(config: Config, role: Role, host: LocalHost) -> dict[str, str]:
+    """What the node in this role loads: its name in the configuration, and on that host."""
     loaded = [config.device_engine] if role == "device" else [config.edge_engine, config.edge_draft_engine]
-    names = host.spec.models
-    return [{**engine, "engine": names.get(engine["engine"], engine["engine"])} for engine in loaded if engine]
+    names = [str(engine["engine"]) for engine in loaded if engine]
+    return {name: host.spec.models.get(name, name) for name in names}
 
 
 def refuse(checks: dict[str, list[dict[str, Any]]]) -> None:

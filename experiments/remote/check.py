@@ -35,7 +35,8 @@ READ_BYTES = 1 << 20
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
-    """`question`: folders, version (of the code), folder (the run's), engines, probes, interface, peer."""
+    """`question`: folders, version (of the code), folder (the run's), engines (by the
+    configuration's names, as they are called here), probes, interface."""
     checks = [_python(), _code(question), _room(Path(question["folder"]))]
     facts: dict[str, Any] = {
         "python": sys.version.split()[0],
@@ -47,7 +48,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     checks.append(importable)
     if importable["ok"]:
         facts |= _machine()
-        checks += [_model(engine, facts) for engine in question["engines"]]
+        checks += [_model(name, engine, facts) for name, engine in question["engines"].items()]
         checks += _probes(question["probes"], facts)
         checks += _interface(question["interface"], facts)
     return {"facts": facts, "checks": checks}
@@ -75,9 +76,9 @@ def _room(folder: Path) -> dict[str, Any]:
     return _record("disk", free > ROOM_BYTES, detail, "make room there, or name another workdir in the inventory")
 
 
-def _imports(engines: list[dict[str, Any]]) -> dict[str, Any]:
+def _imports(engines: dict[str, str]) -> dict[str, Any]:
     missing, why = [], ""
-    real = any(engine["engine"] != "toy" for engine in engines)
+    real = any(engine != "toy" for engine in engines.values())
     for module, requirement in {**NEEDED, **(NEEDED_BY_MODELS if real else {})}.items():
         try:
             importlib.import_module(module)
@@ -96,14 +97,13 @@ def _machine() -> dict[str, Any]:
     return {"machine": machine(), "software": software()}
 
 
-def _model(engine: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Present, and which one: a hash of its weights and its tokenizer."""
-    name = str(engine["engine"])
-    kind, _, where = name.partition(":")
+def _model(name: str, engine: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Present, and which one: a hash of its weights and its tokenizer. `name` as the configuration calls it."""
+    kind, _, where = engine.partition(":")
     if kind == "toy":
         return _record(f"model {name}", True, "tables, made on the spot")
     folder = _folder(kind, where)
-    if folder is None or not any(folder.glob("config.json")):
+    if folder is None or not (folder / "config.json").is_file():
         remedy = f"there: `hf download {where}`" if kind == "hf" and not where.startswith("/") else "copy it there"
         return _record(f"model {name}", False, f"not there ({folder or 'not downloaded'})",
                        f"{remedy}, or give its path on that host under `models` in the inventory")  # fmt: skip

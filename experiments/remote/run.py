@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +50,10 @@ class Machine:
     place: Place = field(default_factory=lambda: Place("", "", "", ""))
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def settle(self, run: str, folder: Path) -> None:
+        """Make it ready for the run of this name. Raises RemoteError."""
+        self.place = deploy(self.host, run, folder)
+
     def python(self, *words: str, text: str = "", within_s: float = 60.0) -> str:
         """Run our code there. Raises RemoteError."""
         return self.host.run([self.place.python, *words], self.place.source, text, within_s)
@@ -62,14 +66,13 @@ def run_on_hosts(config: Config, folder: Path, progress: Progress, outcome: Outc
     with exit_on_sigterm(), interrupt_as_exit(), _scratch() as scratch, opened(config.hosts, scratch) as machines:
         progress("connect", {})
         both(machines, lambda machine: machine.host.connect())
-        progress("deploy", {})
-        for machine, place in zip(machines, both(machines, lambda machine: deploy(machine.host, run, folder))):
-            machine.place = place
-        _remember(config.hosts, machines, folder)
-        progress("doctor", {})
-        _examine(config, machines, outcome)
-        spec = _spec(config, machines)
-        _tell(config, spec, machines, folder, scratch)
+        with _removed_if_refused(machines):
+            progress("deploy", {})
+            both(machines, lambda machine: machine.settle(run, folder))
+            _remember(config.hosts, machines, folder)
+            progress("doctor", {})
+            _examine(config, machines, outcome)
+            _tell(config, _spec(config, machines), machines, folder, scratch)
         with _collected(machines, folder, outcome, progress), shaped_link(config, machines, folder, progress, outcome):
             seats = tuple(_seat(config, machine, scratch) for machine in machines)
             edge = config.hosts.edge
@@ -84,10 +87,10 @@ def check_hosts(config: Config) -> list[dict[str, Any]]:
     run = f"check-{secrets.token_hex(3)}"
     with _scratch() as scratch, opened(config.hosts, scratch) as machines:
         both(machines, lambda machine: machine.host.connect())
-        for machine, place in zip(machines, both(machines, lambda machine: deploy(machine.host, run, scratch))):
-            machine.place = place
-        answers = both(machines, lambda machine: ask(config, machine.role, machine.host, machine.place))
-        both(machines, lambda machine: remove(machine))
+        with _removed_if_refused(machines):
+            both(machines, lambda machine: machine.settle(run, scratch))
+            answers = both(machines, lambda machine: ask(config, machine.role, machine.host, machine.place))
+        both(machines, remove)
     return [{"host": m.host.where, **check} for m, answer in zip(machines, answers) for check in answer["checks"]]
 
 
@@ -135,6 +138,19 @@ def _scratch() -> Iterator[Path]:
 
 
 # Before ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _removed_if_refused(machines: list[Machine]) -> Iterator[None]:
+    """Nothing has been recorded yet, so nothing is kept over there."""
+    try:
+        yield
+    except BaseException:
+        with undisturbed():
+            for machine in machines:
+                with suppress(RemoteError):
+                    remove(machine)
+        raise
 
 
 def _examine(config: Config, machines: list[Machine], outcome: Outcome) -> None:
@@ -199,7 +215,7 @@ def _seat(config: Config, machine: Machine, scratch: Path) -> Seat:
         words,
         wrap=lambda argv: host.wrap(["env", "HF_HUB_OFFLINE=1", *argv], place.source),
         leashed=not at_home,
-        lost=lambda: _cut_off(machine) if host.lost() else "",
+        lost=lambda: _cut_off(machine) if host.lost(within_s=1.0) else "",
     )
 
 
@@ -283,7 +299,7 @@ def collect(machine: Machine, folder: Path) -> None:
 
 def remove(machine: Machine) -> None:
     """What the run put there, records included."""
-    if isinstance(machine.host, SshHost):
+    if isinstance(machine.host, SshHost) and machine.place.folder:
         machine.host.run(["rm", "-rf", machine.place.folder])
 
 

@@ -57,7 +57,7 @@ class LocalHost:
 
     def close(self) -> None: ...
 
-    def lost(self) -> bool:
+    def lost(self, within_s: float = 0.0) -> bool:
         return False
 
     def wrap(self, argv: Sequence[str], folder: str) -> list[str]:
@@ -146,11 +146,11 @@ class SshHost(LocalHost):
             master.stdout.close()
         self._socket.unlink(missing_ok=True)
 
-    def lost(self) -> bool:
-        """Has the connection ended by itself?"""
+    def lost(self, within_s: float = 0.0) -> bool:
+        """Has the connection ended by itself, or does it within this time? Its sessions hear of it first."""
         if self._master is None:
             return True
-        deadline = time.monotonic() + 1  # its sessions hear of it first
+        deadline = time.monotonic() + within_s
         while self._master.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         return self._master.poll() is not None
