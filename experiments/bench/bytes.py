@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.bench import formulas
 from experiments.bench.records import record
 from experiments.bench.rig import Rig
 from nodes.records import RoundRecord
@@ -17,8 +18,8 @@ PER_DRAFTED_BYTES, PER_ROUND_BYTES, PER_REJECTION_BYTES, DRAWS = 10, 64, 350, 32
 SHORT, LONG = 4, 8  # two draft lengths tell what a token and what a round costs
 
 
-def measure(vocab_size: int = VOCAB_SIZE, requests: int = 2, max_new_tokens: int = 48) -> list[dict[str, Any]]:
-    """Bytes a drafted token, a round and a rejection, up and down."""
+def measure(vocab_size: int = VOCAB_SIZE, requests: int = 3, max_new_tokens: int = 48) -> list[dict[str, Any]]:
+    """Bytes a drafted token, a round and a rejection, up and down; every system's rounds beside their formula."""
     config = {
         "systems": [
             {"system": "dssd", "as": "short", "stop": {"length": SHORT}},
@@ -39,6 +40,7 @@ def measure(vocab_size: int = VOCAB_SIZE, requests: int = 2, max_new_tokens: int
         *_up(rounds["short"], rounds["long"]),
         *_down(rounds["sampled"], rounds["short"]),
         *_coupled(rounds["coupled"]),
+        *formulas.measure(vocab_size, requests, max_new_tokens),
     ]
 
 
