@@ -62,6 +62,47 @@ def router(
         answer({"file": str(path), **trained.card}, json, _show_held_out)
 
 
+@app.command("head")
+def head(
+    config: PairConfig = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--out", help="The head's .npz, its card beside it; without CONFIG, by default the one that ships."
+        ),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=2, help="Without CONFIG: pieces to draft after.")] = 320,
+    rounds: Annotated[int, typer.Option(min=1, help="Of drafting after each prompt.")] = 4,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """The decision head of wisv: which tokens that the edge would not have drawn may stand?"""
+    with plain_errors():
+        import msgspec
+
+        from experiments.schema import Config, load_config
+        from experiments.training.head import train_head
+        from experiments.training.queries import held_out_queries
+        from nodes.heads import BUNDLED
+
+        if config is None:
+            if overrides:
+                raise typer.BadParameter("--set changes a configuration: name one")
+            loaded = Config.model_validate({"name": "head", "systems": ["edge_ar"]})
+            prompts, source = held_out_queries(queries)
+        else:
+            if out is None:
+                raise typer.BadParameter("--out FILE.npz: where this pair's head goes")
+            loaded = load_config(config, overrides or [])
+            prompts, source = loaded.prompts, f"the prompts of {config.name}"
+        path = out or BUNDLED
+        if path.suffix != ".npz":
+            raise typer.BadParameter(f"{path}: a head's file ends in .npz")
+        card = msgspec.to_builtins(train_head(loaded, prompts, source, rounds, path).card)
+        note(f"{path}, and its card {path.with_suffix('.json')}")
+        answer({"file": str(path), **card}, json, lambda made: table([made["held_out"]], list(made["held_out"])))
+
+
 def _show_held_out(card: dict[str, Any]) -> None:
     rows = [{"labels": kind, **figures} for kind, figures in card["held_out"].items()]
     columns = ["labels", "shift", "mean_label", "accuracy", "accuracy_of_the_commoner", "log_loss"]

@@ -23,6 +23,7 @@ from nodes.engine.weights import model_id
 Floats = NDArray[np.float32]
 Role = Literal["draft", "target"]
 SHIPPED = "shipped"
+BUNDLED = Path(__file__).parent / "bundled.npz"  # of the pair that ships with the project
 RTT_MS, RATE_MBPS = (0.1, 1000.0), (0.1, 1000.0)  # what heads are trained for; a link beyond counts as the nearest
 WEIGHTS = ("inner", "inner_bias", "outer", "outer_bias")
 CONFIDENT = 30.0  # logits end here, so that a probability is never quite 0 or 1
@@ -113,10 +114,9 @@ def shipped_head(role: Role, engine: Engine) -> Head:
 
 
 def remedy(role: Role, engine: Engine) -> str:
-    other = "--target TARGET" if role == "draft" else "--draft DRAFT"
     return (
-        f"train one with `dssd train head --{role} {engine.name} {other} --out HEAD.npz` and name it in the system's "
-        "options: {head: HEAD.npz}"
+        f"train one with `dssd train head CONFIG --out HEAD.npz`, CONFIG being an experiment whose {role} is "
+        f"{engine.name}, and name it in the system's options: {{head: HEAD.npz}}"
     )
 
 
@@ -125,13 +125,17 @@ def read_head(path: Path) -> Head:
     path = path.expanduser()
     for file in (path, path.with_suffix(".json")):
         if not file.is_file():
-            raise HeadError(f"no head at {path}: {file} is missing; `dssd train head --out {path}` makes both files")
+            raise HeadError(
+                f"no head at {path}: {file} is missing; `dssd train head CONFIG --out {path}` makes both files"
+            )
     try:
         card = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Card)
     except msgspec.DecodeError as error:
         raise HeadError(f"{path.with_suffix('.json')} is not a head's card: {error}") from error
     if hashlib.sha256(path.read_bytes()).hexdigest() != card.weights_sha256:
-        raise HeadError(f"{path} is not the file that its card describes; `dssd train head --out {path}` makes it anew")
+        raise HeadError(
+            f"{path} is not the file that its card describes; `dssd train head CONFIG --out {path}` makes it anew"
+        )
     with np.load(path, allow_pickle=False) as arrays:
         return Head(card, {name: arrays[name] for name in WEIGHTS})
 

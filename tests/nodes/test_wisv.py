@@ -137,7 +137,7 @@ def test_what_was_measured_goes_up(tmp_path, monkeypatch):
         ({"c_th": "high"}, "c_th must be a probability"),
         ({"link": {"rtt_ms": 50}}, "link must be"),
         ({"link": {"rtt_ms": 50, "rate_mbps": 0}}, "link must be"),
-        ({"head": "/nowhere/head.npz"}, "dssd train head --out"),
+        ({"head": "/nowhere/head.npz"}, "dssd train head CONFIG --out"),
     ],
 )
 @pytest.mark.parametrize("protocol", PROTOCOLS)
