@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-PARTS = ("work", "bytes", "overhead", "link", "energy", "speed")
+PARTS = ("work", "bytes", "overhead", "link", "energy", "report", "speed")
 
 
 class BenchError(ValueError):

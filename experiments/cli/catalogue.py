@@ -37,7 +37,7 @@ def models(json: Json = False) -> None:
 def bench(
     only: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--only", help="One part: speed, overhead, link, bytes, work, energy. Repeatable."),
+        typer.Option("--only", help="One part: speed, overhead, link, bytes, work, energy, report. Repeatable."),
     ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", help="Also write the records to this file.")] = None,  # noqa: UP045
     json: Json = False,

@@ -66,25 +66,6 @@ def run(
 
 
 @app.command()
-def report(
-    folder: RunPath,
-    json: Json = False,
-) -> None:
-    """Make a run's summary, table and report page again from its records."""
-    with plain_errors():
-        from experiments.run import sum_up
-        from experiments.store import find_run
-        from experiments.table import print_table
-
-        found = find_run(folder)
-        summary = sum_up(found)
-        print_table(summary)
-        note(f"\nreport: {found.path / 'report.html'}")
-        if json:
-            print_json(summary)
-
-
-@app.command()
 def quality(
     folder: RunPath,
     seconds: Annotated[float, typer.Option("--seconds", help="Stop scoring after so long.")] = 600.0,

@@ -32,6 +32,7 @@ def run_whole_sweep(
     sweep: Sweep, results: Path, *, dry_run: bool, json: bool, jobs: int, fresh: bool, again: bool
 ) -> None:
     """What `dssd run` does with a configuration that has a `sweep:`."""
+    from experiments.report.many import write_sweep_report
     from experiments.sweep.folder import commit_here, open_sweep
     from experiments.sweep.runner import check_jobs, run_sweep
     from experiments.sweep.status import describe
@@ -56,6 +57,8 @@ def run_whole_sweep(
     found, rows = describe(folder), sweep_rows(folder)
     print_sweep(folder, rows)
     note(f"\nfiles: {folder.path}, a folder a run; `dssd report RUN` makes a run's page")
+    if rows:
+        note(f"report: {write_sweep_report(folder.path)}")
     for point in found["points"]:
         if point["failed"]:
             note(f"failed: {point['point']}: {point['error']}\n  log: {point['log']}")

@@ -65,8 +65,8 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
         sections.samples(folder, run.systems, run.requests),
         sections.provenance(folder, summary),
     ]
-    plotly = _plotly()
-    if not plotly:
+    plotly_js = plotly()
+    if not plotly_js:
         body.insert(0, f'<p class="warn">{escape(NO_PLOTLY)}</p>')
     data = html.embedded_json(
         {
@@ -75,17 +75,17 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
             "timelines": None if timeline.reason else offered,
         }
     )
-    template = Template(_part("page.html"))
+    template = Template(part("page.html"))
     return template.substitute(
         title=escape(sections.title(summary)),
         nonce=hashlib.sha256(data.encode()).hexdigest()[:24],  # unknown to whoever wrote a prompt
-        style=css() + _part("page.css"),
+        style=css() + part("page.css"),
         facts=sections.facts(summary),
         filter=sections.filter_boxes(run.systems),
         main="\n".join(body),
         data=data,
-        plotly=plotly,
-        script=_part("shared.js") + _part("page.js"),
+        plotly=plotly_js,
+        script=part("shared.js") + part("page.js"),
     )
 
 
@@ -98,11 +98,11 @@ def _energy(run: RunData) -> list[Plot]:
     return [energy_delay(run.systems, run.style), energy_by_phase(run.systems, joules, run.style)]
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
     return files("experiments.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
+def plotly() -> str:
     """plotly.js as shipped with the Python package; empty where that is not installed."""
     try:
         from plotly.offline import get_plotlyjs

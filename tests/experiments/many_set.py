@@ -1,0 +1,44 @@
+"""A handful of runs in a sweep's folder: one recorded in this process, the others made from it behind other links."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from report_run import SYSTEMS, toy_run
+
+from experiments.bench.many_runs import behind_link
+from experiments.schema import Config
+from experiments.store import RunFolder
+
+RTTS_MS = (0, 20, 60)
+RATES_MBPS = (5, None)
+
+
+def base_run(path: Path, **setup) -> RunFolder:
+    folder = toy_run(path, SYSTEMS, requests=setup.pop("requests", 6), **setup)
+    config = Config.model_validate({"name": "toy", "systems": list(SYSTEMS), "engine": "toy"}).resolved()
+    (path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    machine = {"host": "abc", "cpu": "<some> processor"}
+    folder.write_manifest({"name": "toy", "status": "complete", "started": "2026-01-02T03:04:05", "machine": machine})
+    return folder
+
+
+def sweep_of_runs(root: Path) -> Path:
+    """`root/sweep-...` with RTTS_MS x RATES_MBPS runs that say where on the axes they are, and one that failed."""
+    base = base_run(root / "base")
+    sweep = root / "grid" / "sweep-0123abcd"
+    for rtt_ms in RTTS_MS:
+        for rate_mbps in RATES_MBPS:
+            folder = behind_link(base, sweep / f"run-{rtt_ms}-{rate_mbps}", rtt_ms, rate_mbps)
+            axes = {"link.rtt_ms": rtt_ms, "link.rate_mbps": rate_mbps}
+            folder.write_manifest({**folder.manifest(), "sweep": {"id": "0123abcd", "point": "p", "axes": axes}})
+    (sweep / "sweep.json").write_text("{}")
+    behind_link(base, sweep / "failed" / "run-x", 1, 1)
+    return sweep
+
+
+def set_manifest(run: Path, **changes) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, **changes}))
