@@ -29,14 +29,21 @@ from netem.uml import guest_command
 PROJECT = Path(__file__).parents[2]
 MODULES = (
     *("net/sched/sch_netem", "net/sched/sch_prio", "net/sched/sch_ingress", "net/sched/cls_u32"),
-    *("net/sched/act_mirred", "net/sched/sch_fq_codel", "net/sched/sch_fq", "net/sched/sch_tbf", "drivers/net/veth"),
+    *(
+        "net/sched/act_mirred",
+        "net/sched/sch_fq_codel",
+        "net/sched/sch_fq",
+        "lib/crc-ccitt",
+        "net/ipv6/ipv6",
+        "drivers/net/veth",
+    ),
 )
 READY, DONE = "=guest-ready", "=guest-done"
 INIT = f"""#!/bin/sh
 export PATH={Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run LC_ALL=C
 export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs run /run; mount -t devtmpfs dev /dev
-mkdir -p /run/netns /dev/pts; mount -t devpts pts /dev/pts
+mkdir -p /run/netns /run/dssd /dev/pts; mount -t devpts pts /dev/pts
 for module in {" ".join(MODULES)}; do busybox insmod /usr/lib/uml/modules/$(uname -r)/kernel/$module.ko; done
 busybox insmod /usr/lib/uml/modules/$(uname -r)/kernel/drivers/net/ifb.ko numifbs=0
 ip link set lo up
@@ -117,8 +124,34 @@ class Guest:
         said, status = self._read_to(DONE, timeout_s)
         return int(status), said
 
-    def python(self, code: str, *arguments: str) -> str:
-        return self.run(shlex.join([sys.executable, "-c", code, *arguments]))
+    def python(self, code: str) -> str:
+        """Our own code, in the guest."""
+        return self.run(python_line(code))
+
+    def state(self) -> dict[str, str]:
+        """Of the guest's network and of our traces in it: what has to be the same after as before."""
+        questions = {
+            "qdiscs": "tc -j qdisc show",
+            "filters": f"tc filter show dev {self.INTERFACE}; tc filter show dev {self.INTERFACE} ingress",
+            "links": "ip -j -d link show",
+            "features": f"ethtool -k {self.INTERFACE} | sed 's/ .requested.*//'",
+            "default": "cat /proc/sys/net/core/default_qdisc",
+            "namespaces": "ip netns list",
+            "journals": "ls -A /run/dssd /run/dssd-link-* 2>/dev/null || true",
+            "guards": "grep -l guard.sh /proc/[0-9]*/cmdline 2>/dev/null || true",
+        }
+        said = self.run("; echo =; ".join(questions.values())).split("=\n")
+        return dict(zip(questions, said))
+
+    def wait_for_state(self, wanted: dict[str, str], timeout_s: float = 15.0) -> float:
+        """Seconds until the guest looks like that; its state is compared once more when they are over."""
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < timeout_s:
+            if self.state() == wanted:
+                return time.monotonic() - began_s
+            time.sleep(0.2)
+        assert self.state() == wanted
+        return timeout_s
 
     def outside(self, argv: Sequence[str]) -> str:
         """A command on the machine at the other end of the cable."""
@@ -132,9 +165,15 @@ class Guest:
         said = self.outside([sys.executable, "-I", "-c", PING, source, self.ADDRESS, str(count)])
         return statistics.median(float(word) for word in said.split())
 
-    def knock_ms(self, port: int, source: str = PEER, count: int = 5) -> float:
+    def knock_ms(self, port: int, source: str = PEER, to: str = ADDRESS, count: int = 5) -> float:
         """Median time for a TCP connection to be opened or refused, which takes one round trip."""
-        said = self.outside([sys.executable, "-I", "-c", KNOCK, source, self.ADDRESS, str(port), str(count)])
+        said = self.outside([sys.executable, "-I", "-c", KNOCK, source, to, str(port), str(count)])
+        return statistics.median(float(word) for word in said.split())
+
+    def knock_inside_ms(self, namespace: str, source: str, to: str) -> float:
+        """The same from a namespace in the guest."""
+        knock = python_line(KNOCK, source, to, "9", "5")
+        said = self.run(f"nsenter --net=/run/netns/{namespace} {knock}")
         return statistics.median(float(word) for word in said.split())
 
     def _read_to(self, marker: str, timeout_s: float) -> tuple[str, str]:
@@ -158,11 +197,16 @@ class Guest:
             self._unread += chunk
 
 
+def python_line(code: str, *arguments: str) -> str:
+    """Python as one line of shell, which is what the guest's console takes."""
+    return shlex.join([sys.executable, "-c", f"exec({code!r})", *arguments])
+
+
 KNOCK = """
 import socket, sys, time
 source, address, port, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 for _ in range(count):
-    with socket.socket() as door:
+    with socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET) as door:
         door.bind((source, 0))
         door.settimeout(5)
         began = time.monotonic()

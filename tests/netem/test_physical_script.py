@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def test_there_is_no_script_for_no_link() -> None:
 @pytest.fixture
 def cable() -> Iterator[str]:
     """A namespace with an interface that nobody shapes."""
-    name = "dssd-test-script"
+    name = f"dssd-script-{os.getpid()}"
     execute(["ip", "netns", "add", name])
     try:
         execute(["ip", "-n", name, "link", "add", "eth7", "type", "veth", "peer", "name", "other"])

@@ -1,0 +1,252 @@
+"""A real interface of a whole machine (a user-mode Linux guest), shaped in there, measured from outside.
+
+The guest runs this project's own code on its own kernel; 35 ms are declared, the bare cable has less than one.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import need
+from guest import Guest, GuestError, python_line
+
+from netem.physical import Shaping
+from netem.script import interface_script, lab_script
+from netem.spec import LinkSpec
+
+pytestmark = pytest.mark.lab
+
+LINK = "--set link.up.delay_ms=10 --set link.down.delay_ms=25"
+UP = f"dssd netem up --iface {Guest.INTERFACE} --peer {Guest.PEER} {LINK}"
+SPEC = LinkSpec(up={"delay_ms": 10}, down={"delay_ms": 25})
+SHAPED_MS, BARE_MS = 35.0, 20.0  # at least, and at most
+API = f"""
+import os, signal, time
+from netem import physical
+from netem.physical import interface
+from netem.spec import LinkSpec
+SPEC = LinkSpec(up={{"delay_ms": 10}}, down={{"delay_ms": 25}})
+def wish(**more):
+    return physical.Shaping(**{{"interface": "{Guest.INTERFACE}", "peer": "{Guest.PEER}", "spec": SPEC, **more}})
+"""
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Guest]:
+    need("uml")
+    with Guest() as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest(machine: Guest) -> Iterator[Guest]:
+    """The guest, which has to look afterwards as it did before."""
+    before = machine.state()
+    yield machine
+    assert machine.state() == before
+
+
+def down(guest: Guest) -> str:
+    return guest.run(f"dssd netem down --iface {guest.INTERFACE}")
+
+
+def test_the_peer_gets_the_link_and_nobody_else_and_down_takes_it_back(guest: Guest) -> None:
+    before = guest.state()
+    shaped = json.loads(guest.run(f"{UP} --json").splitlines()[-1])
+    assert shaped["applied"]["egress"]["delay_ms"] == 10 and shaped["applied"]["ingress"]["delay_ms"] == 25
+    assert shaped["problems"] == [] and 100 < shaped["left_s"] <= 121 and not shaped["confirmed"]
+    assert guest.ping_ms(guest.PEER) >= SHAPED_MS
+    assert guest.ping_ms(guest.OTHER) < BARE_MS
+    assert guest.knock_ms(5555) >= SHAPED_MS
+    assert guest.knock_ms(22) < BARE_MS  # SSH, though it is the peer's
+    status, said = guest.try_run(UP)
+    assert status == 1 and "shaped already" in said
+    found = json.loads(guest.run("dssd netem status --json").splitlines()[-1])
+    assert [state["interface"] for state in found["interfaces"]] == [guest.INTERFACE] and found["labs"] == []
+    assert found["interfaces"][0]["declared"] == shaped["declared"]
+    down(guest)
+    assert guest.state() == before
+    status, said = guest.try_run(f"dssd netem down --iface {guest.INTERFACE}")
+    assert status == 1 and "is not shaped" in said
+
+
+def test_only_the_ports_asked_for(guest: Guest) -> None:
+    guest.python(API + "physical.shape(wish(ports=(5555,)))")
+    assert guest.knock_ms(5555) >= SHAPED_MS
+    assert guest.knock_ms(5556) < BARE_MS and guest.ping_ms() < BARE_MS and guest.knock_ms(5555, guest.OTHER) < BARE_MS
+    guest.python(API + "physical.restore(interface='vec0')")
+
+
+@pytest.mark.slow
+def test_one_way_at_the_edges_end_to_an_ipv6_peer(guest: Guest) -> None:
+    """What leaves an edge is `down`: 25 ms; the other way is left to the device."""
+    guest.outside(["ip", "address", "add", "fd55::2/64", "dev", "cable", "nodad"])
+    guest.run("ip address add fd55::1/64 dev vec0 nodad")
+    guest.knock_ms(9, "fd55::2", "fd55::1", 1)
+    guest.python(API + "physical.shape(wish(peer='fd55::2', role='edge', only='egress'))")
+    assert SHAPED_MS > guest.knock_ms(9, "fd55::2", "fd55::1") >= 25 and guest.knock_ms(9) < BARE_MS
+    assert guest.knock_ms(22, "fd55::2", "fd55::1") < BARE_MS
+    guest.python(API + "physical.restore('vec0')")
+    guest.run("ip address del fd55::1/64 dev vec0")
+
+
+@pytest.mark.slow
+def test_renewed_then_confirmed_it_outlives_its_time(guest: Guest) -> None:
+    guest.python(API + "physical.shape(wish(), dead_man_s=4); assert physical.renew('vec0', 60)['left_s'] > 50")
+    guest.python(API + "state = physical.confirm('vec0'); assert state['confirmed'] and state['left_s'] is None")
+    time.sleep(4)
+    assert guest.ping_ms() >= SHAPED_MS
+    guest.python(API + "physical.restore('vec0')")
+
+
+def test_unconfirmed_it_is_undone_though_the_caller_was_killed(guest: Guest) -> None:
+    before = guest.state()
+    caller = "physical.shape(wish(), dead_man_s=3); os.kill(os.getpid(), signal.SIGKILL)"
+    status, _ = guest.try_run(python_line(API + caller))
+    assert status == 128 + signal.SIGKILL
+    assert guest.ping_ms() >= SHAPED_MS
+    guest.wait_for_state(before)
+
+
+KILLED = """
+real, count = interface.execute, 0
+def execute(argv):
+    global count
+    count += 1
+    if count == {step}:
+        {act}
+    return real(argv)
+interface.execute = execute
+physical.shape(wish(), dead_man_s=600)
+"""
+
+
+def test_a_caller_killed_half_way_leaves_nothing_without_anybodys_help(guest: Guest) -> None:
+    """The guard sees it, long before the time is over."""
+    before = guest.state()
+    code = API + KILLED.format(step=5, act="os.kill(os.getpid(), signal.SIGKILL)")
+    assert guest.try_run(python_line(code))[0] == 128 + signal.SIGKILL
+    guest.wait_for_state(before)
+
+
+@pytest.mark.slow
+def test_where_the_guard_was_killed_too_the_doctor_cleans(guest: Guest) -> None:
+    before = guest.state()
+    code = API + KILLED.format(step=9, act="os.killpg(interface._guard(), 9); os.kill(os.getpid(), signal.SIGKILL)")
+    code = code.replace("interface._guard()", "int(open('/run/dssd/@vec0/guard.pid').read())")
+    assert guest.try_run(python_line(code))[0] == 128 + signal.SIGKILL
+    assert guest.state() != before
+    assert "removed" in guest.run("dssd doctor --clean")
+    assert guest.state() == before
+
+
+def test_a_command_that_fails_undoes_those_before(guest: Guest) -> None:
+    code = API + KILLED.format(step=10, act="argv = ['tc', 'nonsense']")
+    status, said = guest.try_run(python_line(code))
+    assert status == 1 and "nonsense" in said
+
+
+@pytest.mark.parametrize("made", ["root fq", "handle ffff: ingress"])
+def test_what_somebody_else_made_is_refused_and_left(guest: Guest, made: str) -> None:
+    guest.run(f"tc qdisc add dev {guest.INTERFACE} {made}")
+    theirs = guest.state()
+    code = API + "import sys\ntry: physical.shape(wish())\nexcept interface.LinkError as error: sys.exit(str(error))"
+    status, said = guest.try_run(python_line(code))
+    place = made.split()[-1] if "ingress" in made else "root"
+    assert status == 1 and f"tc qdisc del dev {guest.INTERFACE} {place}" in said
+    assert guest.state() == theirs
+    guest.run(f"tc qdisc del dev {guest.INTERFACE} {place}")
+
+
+@pytest.mark.slow
+def test_the_kernels_own_queues_come_back_as_they_were(guest: Guest) -> None:
+    """One older than today's default, several queues (mq), none at all."""
+    guest.run("ip link add several numtxqueues 3 type ifb && ip link set several up")
+    guest.run("ip link add none type veth peer name end && ip link set none up && ip link set end up")
+    guest.run("sysctl -q -w net.core.default_qdisc=fq_codel")
+    before = guest.state()
+    assert '"kind":"mq"' in before["qdiscs"] and '"kind":"noqueue"' in before["qdiscs"]
+    names = "('vec0', 'several', 'none')"
+    guest.python(API + f"for name in {names}: physical.shape(wish(interface=name))")
+    during = guest.state()
+    assert during["qdiscs"].count('"handle":"d55f:"') == 6 and during["features"] != before["features"]
+    guest.python(API + f"for name in {names}: physical.restore(name)")
+    assert guest.state() == before
+    guest.run("sysctl -q -w net.core.default_qdisc=pfifo_fast; ip link del several; ip link del none")
+
+
+@pytest.mark.slow
+def test_the_way_one_logs_in_by_stays_open_and_a_broken_line_undoes(guest: Guest, tmp_path: Path) -> None:
+    """SSH on another port than 22, from the peer itself; the line is cut while the link is up."""
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    server = f"/usr/sbin/sshd -p 2222 -h {key} -o AuthorizedKeysFile={key}.pub -o StrictModes=no -o UsePAM=no"
+    guest.run(f"mkdir -p /run/sshd; {server} -o PidFile=/run/sshd.pid -o PermitRootLogin=yes")
+    before = guest.state()
+    options = [
+        "-p",
+        "2222",
+        "-i",
+        str(key),
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        f"UserKnownHostsFile={tmp_path}/known",
+    ]
+    login = guest.enter_outside(["ssh", *options, "-b", guest.PEER, f"root@{guest.ADDRESS}"])
+    tunables = guest.run("echo $GLIBC_TUNABLES").strip()  # what sshd does not pass on and programs here need
+    path = f"PATH={Path(sys.executable).parent}:/usr/sbin:$PATH"
+    work = f"export GLIBC_TUNABLES={tunables} {path}; {UP} --dead-man-s 6 --json && sleep 60"
+    with subprocess.Popen([*login, work], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as line:
+        assert line.stdout is not None
+        said = [line.stdout.readline()]
+        while not said[-1].startswith("{") and said[-1] != "":
+            said.append(line.stdout.readline())
+        assert said[-1] != "", "".join(said)
+        shaped = json.loads(said[-1])
+        assert shaped["exempt_ports"] == [22, 2222]
+        assert guest.knock_ms(2222) < BARE_MS and guest.knock_ms(5555) >= SHAPED_MS
+        line.kill()
+    guest.wait_for_state(before)
+    guest.run("kill $(cat /run/sshd.pid)")
+
+
+@pytest.mark.slow
+def test_the_interfaces_script_does_the_same_without_python(guest: Guest, tmp_path: Path) -> None:
+    before, script = guest.state(), tmp_path / "link.sh"
+    script.write_text(interface_script(Shaping(guest.INTERFACE, guest.PEER, SPEC), 3))
+    script.chmod(0o755)
+    guest.run(f"{script} up")
+    assert guest.ping_ms() >= SHAPED_MS and guest.ping_ms(guest.OTHER) < BARE_MS and guest.knock_ms(22) < BARE_MS
+    assert "netem" in guest.run(f"{script} status")
+    with pytest.raises(GuestError, match="up already"):
+        guest.run(f"{script} up")
+    guest.run(f"{script} confirm")
+    time.sleep(3.5)
+    assert guest.ping_ms() >= SHAPED_MS
+    guest.run(f"{script} renew")
+    guest.wait_for_state(before)
+    guest.run(f"{script} up; {script} down")
+    assert guest.state() == before
+    script.write_text(script.read_text().replace("INGRESS='", "INGRESS='nonsense "))
+    with pytest.raises(GuestError, match="undone, because"):
+        guest.run(f"{script} up")
+
+
+@pytest.mark.slow
+def test_the_labs_script_builds_its_link_and_takes_it_down(guest: Guest, tmp_path: Path) -> None:
+    before, script = guest.state(), tmp_path / "lab.sh"
+    script.write_text(lab_script(SPEC, "scripted", "cubic"))
+    guest.run(f"sh {script} up && sh {script} status")
+    edge = guest.run("ip -n dssd-scripted-edge -br -4 address show link0").split()[2].partition("/")[0]
+    device = guest.run("ip -n dssd-scripted-device -br -4 address show link0").split()[2].partition("/")[0]
+    assert guest.knock_inside_ms("dssd-scripted-device", device, edge) >= SHAPED_MS
+    guest.run(f"sh {script} down")
+    assert guest.state() == before
