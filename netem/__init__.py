@@ -2,7 +2,7 @@
 
     spec      what a link is (pydantic; impossible values are errors)
     profiles  named links with their source
-    plan      spec -> commands, as pure data
+    plan      spec -> commands, as pure data (qdisc: those of tc; impairments: bursts and slots, a part of spec)
     apply     runs commands, reads back what the kernel says
     backend   which way this machine can build a link, found by trying
     journal   what was made, on disk before it is made, so that it can be undone

@@ -9,10 +9,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from netem.errors import CommandError
-from netem.plan import HANDLE, NEVER_LIMITS
+from netem.qdisc import BUCKET, HANDLE, NEVER_LIMITS
 from netem.spec import DirectionSpec
 
 COMMAND_TIMEOUT_S = 20.0
+NETEMS_NAMES = {"p": "enter", "r": "leave", "1-h": "bad_loss", "1-k": "good_loss"}  # of Gilbert's chances
+_LOSS_STATES = ("p13", "p31", "p32", "p23", "p14")
+SHOWN = (  # where `tc -j` shows it, under which name; our key, and its unit in tc's
+    ("delay", "delay", "delay_ms", 1e3),
+    ("delay", "jitter", "jitter_ms", 1e3),
+    ("delay", "correlation", "correlation_pct", 100),
+    ("loss-random", "loss", "loss_pct", 100),
+    ("loss-random", "correlation", "loss_correlation_pct", 100),
+    ("reorder", "reorder", "reorder_pct", 100),
+    ("reorder", "correlation", "reorder_correlation_pct", 100),
+    ("duplicate", "duplicate", "duplicate_pct", 100),
+    ("duplicate", "correlation", "duplicate_correlation_pct", 100),
+    ("corrupt", "corrupt", "corrupt_pct", 100),
+    ("corrupt", "correlation", "corrupt_correlation_pct", 100),
+    *(("loss-gemodel", name, f"gilbert_{ours}_pct", 100) for name, ours in NETEMS_NAMES.items()),
+    *(("loss-state", name, f"loss_state_{name}_pct", 100) for name in _LOSS_STATES),
+    ("slot", "min-delay", "slot_min_ms", 1e3),
+    ("slot", "max-delay", "slot_max_ms", 1e3),
+    ("slot", "distribution", "slot_mean_ms", 1e3),
+    ("slot", "jitter", "slot_jitter_ms", 1e3),
+    ("slot", "packets", "slot_packets", 1),
+    ("slot", "bytes", "slot_bytes", 1),
+)
+_KEYS = [key for _, _, key, _ in SHOWN if not key.startswith(("gilbert", "loss_state", "slot"))]
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:"  # where tc and ip live, and a user's PATH does not
 
 
@@ -53,51 +77,47 @@ def applied_values(qdisc: dict[str, Any] | None) -> dict[str, Any]:
     if qdisc is None:
         return {}
     options = qdisc["options"]
-    delay, loss, gilbert = (
-        options.get("delay", {}),
-        options.get("loss-random", {}),
-        options.get("loss-gemodel", {}),
-    )
-    rate_mbps = options.get("rate", {}).get("rate", 0) * 8 / 1e6
+    rate = options.get("rate", {})
+    rate_mbps = rate.get("rate", 0) * 8 / 1e6
     values = {
         "queue_packets": options.get("limit"),
-        "delay_ms": delay.get("delay", 0) * 1e3,
-        "jitter_ms": delay.get("jitter", 0) * 1e3,
-        "correlation_pct": delay.get("correlation", 0) * 100,
-        "loss_pct": loss.get("loss", 0) * 100,
-        "loss_correlation_pct": loss.get("correlation", 0) * 100,
-        "gilbert_enter_pct": gilbert.get("p", 0) * 100,
-        "gilbert_leave_pct": gilbert.get("r", 0) * 100,
-        "reorder_pct": options.get("reorder", {}).get("reorder", 0) * 100,
-        "duplicate_pct": options.get("duplicate", {}).get("duplicate", 0) * 100,
-        "corrupt_pct": options.get("corrupt", {}).get("corrupt", 0) * 100,
         "rate_mbps": rate_mbps if rate_mbps < _never_limits_mbps() else 0,
+        "rate_overhead_bytes": rate.get("packetoverhead", 0),
+        "rate_cell_bytes": rate.get("cellsize", 0),
+        "rate_cell_overhead_bytes": rate.get("celloverhead", 0),
+        "reorder_gap": options.get("gap", 0),
+        "ecn": bool(options.get("ecn")),
     }
-    return {key: round(value, 6) for key, value in values.items() if value}
+    for where, name, key, factor in SHOWN:
+        values[key] = options.get(where, {}).get(name, 0) * factor
+    values = {key: value if isinstance(value, bool) else round(value, 6) for key, value in values.items() if value}
+    return values | ({"seed": options["seed"]} if "seed" in options else {})
+
+
+def bottleneck_values(qdiscs_json: str) -> dict[str, Any]:
+    """What the token bucket of a rate that varies says: its rate, {} where there is none."""
+    for qdisc in json.loads(qdiscs_json or "[]"):
+        if qdisc.get("kind") == "tbf" and qdisc.get("handle") == BUCKET:
+            return {"rate_mbps": round(qdisc["options"]["rate"] * 8 / 1e6, 6)}
+    return {}
 
 
 def expected_values(spec: DirectionSpec) -> dict[str, Any]:
     """What `applied_values` has to say once `spec` is in force."""
     if not spec.is_shaped:
         return {}
-    values = {
-        "queue_packets": spec.limit_packets,
-        "gilbert_enter_pct": spec.gilbert.enter_pct if spec.gilbert else 0,
-        "gilbert_leave_pct": spec.gilbert.leave_pct if spec.gilbert else 0,
-    }
-    for key in (
-        "delay_ms",
-        "jitter_ms",
-        "correlation_pct",
-        "loss_pct",
-        "loss_correlation_pct",
-        "reorder_pct",
-        "duplicate_pct",
-        "corrupt_pct",
-        "rate_mbps",
-    ):
-        values[key] = getattr(spec, key) or 0
-    return {key: value for key, value in values.items() if value}
+    values: dict[str, Any] = {"queue_packets": spec.limit_packets, "rate_mbps": spec.rate_mbps or 0}
+    values["reorder_gap"] = spec.reorder_gap or (1 if spec.reorder_pct else 0)
+    for key in (*("rate_overhead_bytes", "rate_cell_bytes", "rate_cell_overhead_bytes", "ecn"), *_KEYS):
+        values[key] = getattr(spec, key, 0)
+    for model, prefix in ((spec.gilbert, "gilbert"), (spec.loss_states, "loss_state")):
+        for name, chance_pct in model.netem_pct.items() if model else ():
+            values[f"{prefix}_{NETEMS_NAMES.get(name, name)}_pct"] = chance_pct
+    if slot := spec.slot:
+        lone = {"slot_min_ms": slot.min_ms, "slot_max_ms": slot.max_ms or slot.min_ms, "slot_mean_ms": slot.mean_ms}
+        values |= lone | {"slot_jitter_ms": slot.jitter_ms, "slot_packets": slot.packets, "slot_bytes": slot.bytes}
+    values = {key: value for key, value in values.items() if value}
+    return values | ({"seed": spec.seed} if spec.seed is not None else {})
 
 
 def differences(spec: DirectionSpec, applied: dict[str, Any]) -> list[str]:
@@ -109,8 +129,12 @@ def differences(spec: DirectionSpec, applied: dict[str, Any]) -> list[str]:
     expected = expected_values(spec)
     found = []
     for key in sorted(expected.keys() | applied.keys()):
+        if key == "seed" and key not in expected:  # a kernel that has seeds draws one where none is given
+            continue
         want, have = expected.get(key, 0), applied.get(key, 0)
-        if abs(want - have) > max(1e-3 * abs(want), 0.0011 if key.endswith("_ms") else 1e-4):
+        if key == "seed" and want != have:  # an old kernel passes over what it does not know
+            found.append(f"seed: declared {want}, in force {have or 'none'}: it takes Linux 6.6 where netem runs")
+        elif abs(want - have) > max(1e-3 * abs(want), 0.0011 if key.endswith("_ms") else 1e-4):
             found.append(f"{key}: declared {want:g}, in force {have:g}")
     return found
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Literal
 
 from netem.apply import execute
 from netem.errors import BackendError, CommandError
-from netem.initramfs import inputs
+from netem.initramfs import guest_version, inputs
 from netem.rootless import AS_ROOT_OF_OWN, why_not_rootless
-from netem.spec import LinkSpec, TcpSpec
+from netem.spec import DIRECTIONS, LinkSpec
 
 Backend = Literal["loopback", "netns", "uml"]
+SEED_SINCE = (6, 6)  # both of iproute2 and of the kernel
 OS_RELEASE = Path("/etc/os-release")
 MODULES_BY_DISTRIBUTION = {
     "debian": "apt install linux-image-$(uname -r)",
@@ -26,19 +28,21 @@ MODULES_BY_DISTRIBUTION = {
 
 def choose_backend(spec: LinkSpec) -> Backend:
     """Raises BackendError when nothing here can build the link, saying what was tried and what mends it."""
-    pins_tcp = spec.tcp != TcpSpec()
     if spec.backend == "loopback":
-        if spec.is_shaped or pins_tcp:
+        if spec.needs_lab:
             raise BackendError(
-                "backend loopback cannot shape a link or pin TCP: on `lo` packets would be impaired twice,"
+                "backend loopback cannot shape or cut a link, or pin TCP: on `lo` packets would be impaired twice,"
                 " and in units of 64 kB. Use backend auto, netns or uml, or declare nothing"
             )
         return "loopback"
-    if spec.backend == "auto" and not spec.is_shaped and not pins_tcp:
+    if spec.backend == "auto" and not spec.needs_lab:
         return "loopback"
     tried = []
+    seeded = any(spec.direction(which).seed is not None for which in DIRECTIONS)
     for backend in ("netns", "uml") if spec.backend == "auto" else (spec.backend,):
         problem = why_not(backend, spec.is_shaped)  # type: ignore[arg-type]
+        if problem is None and seeded:
+            problem = why_no_seed(guest_version() if backend == "uml" else platform.release())
         if problem is None:
             return backend  # type: ignore[return-value]
         tried.append(f"{backend}: {problem}")
@@ -90,6 +94,22 @@ def why_no_netem() -> str | None:
         first = error.said.splitlines()[0] if error.said else "tc failed"
         return f"this kernel has no sch_netem ({first}): {modules_command()}, then modprobe sch_netem"
     return None
+
+
+def why_no_seed(kernel: str) -> str | None:
+    """Whether netem of this kernel version, told by this machine's tc, hits the same packets again when asked to."""
+    try:
+        usage = execute(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "help"])
+    except CommandError as error:
+        usage = error.said
+    numbers = re.match(r"(\d+)\.(\d+)", kernel)
+    missing = [] if "seed" in usage else ["tc"]
+    missing += (
+        [] if numbers and (int(numbers[1]), int(numbers[2])) >= SEED_SINCE else [f"Linux {kernel}, where netem runs,"]
+    )
+    if not missing:
+        return None
+    return f"{' and '.join(missing)} cannot seed netem: leave seed out, or take iproute2 and Linux 6.6 or newer"
 
 
 def modules_command() -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 from netem.apply import execute
-from netem.backend import available_congestion, choose_backend, why_no_netem, why_no_tun, why_not
+from netem.backend import available_congestion, choose_backend, why_no_netem, why_no_seed, why_no_tun, why_not
 from netem.errors import BackendError, CommandError
 from netem.initramfs import find_tool, guest_version
 from netem.journal import journals, leftovers
 from netem.spec import LinkSpec
-
-SEED_SINCE = (6, 6)  # iproute2; the kernel needs 6.6 too
 
 
 def diagnose() -> list[dict[str, Any]]:
@@ -58,12 +57,9 @@ def _congestion() -> dict[str, Any]:
 
 def _seed() -> dict[str, Any]:
     """Nothing mends it short of newer packages, and nothing here depends on it: a fact, not a failure."""
-    words = _version_of("tc").rpartition("iproute2-")[2].split(",")[0].split(".")
-    try:
-        seeds = (int(words[0]), int(words[1])) >= SEED_SINCE
-    except (ValueError, IndexError):
-        seeds = False
-    detail = "tc can" if seeds else "tc cannot: which packets are lost differs from run to run"
+    here = why_no_netem() is None
+    problem = why_no_seed(platform.release() if here else guest_version())
+    detail = f"no: {problem.partition(':')[0]}; packets hit differ from run to run" if problem else "yes, link.up.seed"
     return _finding("repeatable losses (netem seed)", None, detail)
 
 

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from netem import plan
-from netem.apply import applied_values, differences, execute, our_netem
+from netem.apply import applied_values, bottleneck_values, differences, execute, our_netem
 from netem.backend import choose_backend, choose_congestion
 from netem.errors import BackendError, LinkError
 from netem.inside import open_counters, parse_counters, tcp_in_force
 from netem.journal import Journal, clean_leftovers
 from netem.plan import INTERFACE, LabNames, Place, Step
 from netem.spec import DIRECTIONS, Direction, LinkSpec
+from netem.traces.trace import Point
 from netem.uml import UmlRouter
 
 PROBE_SCRIPT = Path(__file__).with_name("probe.py")
@@ -72,12 +73,14 @@ class Router(Protocol):
 
 
 class Lab:
-    """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back."""
+    """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back. A traced
+    direction stands at its trace's first point until a player (see traces/player.py) moves it on."""
 
     def __init__(self, name: str, backend: str, spec: LinkSpec) -> None:
         self.name = name
         self.backend = backend
         self.spec = spec
+        self.now = spec.at_start()  # what is in force at this moment, where a trace plays
         self.applied: dict[str, dict[str, Any]] = {}
         self.tcp: dict[str, dict[str, Any]] = {}
         self.router: dict[str, str] = {}
@@ -96,10 +99,22 @@ class Lab:
         if spec.tcp != self.spec.tcp:
             raise LinkError("the TCP settings of a live lab cannot be changed: open another lab")
         for which in DIRECTIONS:
-            before, after = self.spec.direction(which), spec.direction(which)
+            before, after = self.now.direction(which), spec.direction(which).at_start()
             if before != after:
                 self._run(plan.reshape(which, before, after))
-        self.spec = spec
+        self.spec, self.now = spec, spec.at_start()
+        self._read_back()
+
+    def retune(self, which: Direction, point: Point, hold_s: float) -> None:
+        """Move a traced direction to another point of its trace, which will hold for `hold_s`. Loses no packet, takes
+        about a millisecond, does not read back. Raises CommandError."""
+        before = self.now.direction(which)
+        after = before.at(point)
+        self._run(plan.retune(which, before, after, hold_s))
+        self.now = self.now.model_copy(update={which: after})
+
+    def read_back(self) -> None:
+        """Look again at what is in force. Raises LinkError where it is not what was last asked for."""
         self._read_back()
 
     def cut(self, which: Direction | None = None) -> None:
@@ -120,7 +135,7 @@ class Lab:
         return {
             which: {key: int(qdisc[key]) for key in ("bytes", "packets", "drops", "overlimits", "qlen", "backlog")}
             for which in DIRECTIONS
-            if (qdisc := self._qdisc(which)) is not None
+            if (qdisc := our_netem(self._qdiscs(which))) is not None
         }
 
     def close(self) -> None:
@@ -172,7 +187,7 @@ class Lab:
         self._router = router
         self._find_hosts()
         for which in DIRECTIONS:
-            self.applied[which] = applied_values(self._qdisc(which))
+            self.applied[which] = self._applied(which)
 
     def detach(self) -> None:
         """Let go of the namespaces: an open counter would keep them alive."""
@@ -200,16 +215,20 @@ class Lab:
             return self._router.run(argv)
         return execute(plan.in_place(Step(place, tuple(argv)), self._names))
 
-    def _qdisc(self, which: Direction) -> dict[str, Any] | None:
+    def _qdiscs(self, which: Direction) -> str:
         if self.backend == "loopback":
-            return None
-        return our_netem(self._run_one("router", ["tc", "-j", "-s", "qdisc", "show", "dev", plan.PORTS[which]]))
+            return ""
+        return self._run_one("router", ["tc", "-j", "-s", "qdisc", "show", "dev", plan.PORTS[which]])
+
+    def _applied(self, which: Direction) -> dict[str, Any]:
+        shown = self._qdiscs(which)
+        return applied_values(our_netem(shown)) | bottleneck_values(shown)
 
     def _read_back(self) -> None:
         problems = []
         for which in DIRECTIONS:
-            self.applied[which] = applied_values(self._qdisc(which))
-            problems += [f"{which}: {text}" for text in differences(self.spec.direction(which), self.applied[which])]
+            self.applied[which] = self._applied(which)
+            problems += [f"{which}: {text}" for text in differences(self.now.direction(which), self.applied[which])]
         if problems:
             raise LinkError("the kernel did not take the link as declared:\n  " + "\n  ".join(problems))
 

@@ -17,29 +17,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from shlex import join
-from typing import Literal
 from zlib import crc32
 
-from netem.spec import DIRECTIONS, MTU_BYTES, Direction, DirectionSpec, LinkSpec, TcpSpec
+from netem.qdisc import (
+    HANDLE,
+    NEVER_LIMITS,
+    PORTS,
+    Place,
+    Step,
+    netem_argv,
+    reshape,
+    retune,
+    shape,
+)
+from netem.spec import DIRECTIONS, MTU_BYTES, Direction, LinkSpec, TcpSpec
 
-Place = Literal["here", "device", "router", "edge"]
-HANDLE = "d55d:"  # our netem's handle, so that it can be told from anybody else's
+__all__ = ["HANDLE", "NEVER_LIMITS", "PORTS", "LabNames", "Place", "Plan", "Step", "netem_argv", "reshape", "retune"]
+
+
 INTERFACE = "link0"  # the hosts' end
-PORTS: dict[Direction, str] = {
-    "up": "to_edge",
-    "down": "to_device",
-}  # router port whose egress is this direction
-NEVER_LIMITS = "100gbit"  # see netem_argv
 NO_IPV6 = "net.ipv6.conf.all.disable_ipv6=1"
 OFFLOADS = ("tso", "gso", "gro")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command and where it runs."""
-
-    place: Place
-    argv: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,84 +78,6 @@ MAC = {("device", None): 1, ("router", "device"): 2, ("router", "edge"): 3, ("ed
 def mac(place: Place, toward: Place | None = None) -> str:
     """Locally administered, the same in every lab: each lives on its own wires."""
     return f"02:d5:5d:00:00:{MAC[place, toward]:02x}"
-
-
-def number(value: float) -> str:
-    """A decimal as `tc` reads it: no exponent, no trailing zeros, six decimals."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
-
-
-def netem_argv(spec: DirectionSpec, before: DirectionSpec | None = None) -> list[str]:
-    """netem's arguments for one direction, zeros left out (some versions of tc refuse them).
-
-    `before` is what is in force when a live queue is changed: netem keeps an old rate, duplication or
-    corruption unless told otherwise, so these are then neutralised explicitly.
-
-    A declared jitter must not reorder (TCP would take it for loss), but netem sorts packets by their time
-    of sending. It keeps their order once a rate is set, each packet being timed after the one before; so a
-    direction with jitter and neither rate nor reordering gets a rate so high that it never limits. (An
-    inner pfifo, as the manual page advises, does not help: the sorting is netem's own.)
-    """
-    argv = ["limit", str(spec.limit_packets)]
-    if spec.delay_ms:
-        argv += ["delay", f"{number(spec.delay_ms)}ms"]
-        if spec.jitter_ms:
-            argv += [f"{number(spec.jitter_ms)}ms"]
-            argv += [f"{number(spec.correlation_pct)}%"] if spec.correlation_pct else []
-            argv += ["distribution", spec.distribution] if spec.distribution != "uniform" else []
-    if spec.gilbert:
-        argv += [
-            "loss",
-            "gemodel",
-            f"{number(spec.gilbert.enter_pct)}%",
-            f"{number(spec.gilbert.leave_pct)}%",
-        ]
-    elif spec.loss_pct:
-        argv += ["loss", "random", f"{number(spec.loss_pct)}%"]
-        argv += [f"{number(spec.loss_correlation_pct)}%"] if spec.loss_correlation_pct else []
-    for word, value, correlation in (
-        ("reorder", spec.reorder_pct, spec.reorder_correlation_pct),
-        ("duplicate", spec.duplicate_pct, 0.0),
-        ("corrupt", spec.corrupt_pct, 0.0),
-    ):
-        if value or (before is not None and getattr(before, f"{word}_pct")):
-            argv += [word, f"{number(value)}%"] + ([f"{number(correlation)}%"] if correlation else [])
-    if spec.rate_mbps:
-        argv += ["rate", f"{number(spec.rate_mbps)}mbit"]
-    elif (spec.jitter_ms and not spec.reorder_pct) or (before is not None and has_rate(before)):
-        argv += ["rate", NEVER_LIMITS]
-    return argv
-
-
-def has_rate(spec: DirectionSpec) -> bool:
-    """Whether netem_argv gave this direction a rate, declared or only to keep order."""
-    return bool(spec.rate_mbps or (spec.jitter_ms and not spec.reorder_pct))
-
-
-def shape(which: Direction, spec: DirectionSpec) -> list[Step]:
-    """Put netem on the router port of one direction; nothing for a direction that is not shaped."""
-    if not spec.is_shaped:
-        return []
-    argv = ["tc", "qdisc", "add", "dev", PORTS[which], "root", "handle", HANDLE, "netem", *netem_argv(spec)]
-    return [Step("router", tuple(argv))]
-
-
-def reshape(which: Direction, before: DirectionSpec, after: DirectionSpec) -> list[Step]:
-    """From one shape to another on a live link.
-
-    `change` keeps the packets in flight; only what it cannot do (a first or last shape, another jitter
-    distribution) replaces the queue and loses them.
-    """
-    on_port = ["dev", PORTS[which], "root"]
-    if not before.is_shaped:
-        return shape(which, after)
-    if not after.is_shaped:
-        return [Step("router", ("tc", "qdisc", "del", *on_port))]
-    verb = "change" if before.distribution == after.distribution else "replace"
-    if verb == "replace":
-        return [Step("router", ("tc", "qdisc", "del", *on_port)), *shape(which, after)]
-    argv = ["tc", "qdisc", verb, *on_port, "handle", HANDLE, "netem", *netem_argv(after, before)]
-    return [Step("router", tuple(argv))]
 
 
 def namespaces(names: LabNames) -> Plan:
@@ -247,13 +167,14 @@ def host(names: LabNames, place: Place, tcp: TcpSpec, congestion: str) -> list[S
         "congctl",
         congestion,
     ]
-    route += ["initcwnd", str(tcp.initcwnd)] if tcp.initcwnd else []
+    route += ["initcwnd", str(tcp.initcwnd)]
     settings = [
         "net.ipv4.tcp_no_metrics_save=1",  # else the first connection's losses shape the next one's start
         f"net.ipv4.tcp_slow_start_after_idle={int(tcp.slow_start_after_idle)}",
+        f"net.ipv4.tcp_ecn={1 if tcp.ecn else 2}",
+        f"net.ipv4.tcp_rmem=4096 {min(131072, tcp.rmem_bytes)} {tcp.rmem_bytes}",
+        f"net.ipv4.tcp_wmem=4096 {min(16384, tcp.wmem_bytes)} {tcp.wmem_bytes}",
     ]
-    settings += [f"net.ipv4.tcp_rmem=4096 131072 {tcp.rmem_bytes}"] if tcp.rmem_bytes else []
-    settings += [f"net.ipv4.tcp_wmem=4096 16384 {tcp.wmem_bytes}"] if tcp.wmem_bytes else []
     argvs: list[list[str]] = [
         ["ip", "link", "set", INTERFACE, "address", mac(place), "mtu", str(MTU_BYTES)],
         ["ip", "address", "add", f"{names.address(place)}/30", "dev", INTERFACE],
@@ -301,7 +222,7 @@ def router(names: LabNames, spec: LinkSpec) -> list[Step]:
             ],
         ]
     argvs.append(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
-    shapes = [step for which in DIRECTIONS for step in shape(which, spec.direction(which))]
+    shapes = [step for which in DIRECTIONS for step in shape(which, spec.direction(which).at_start())]
     return [Step("router", tuple(argv)) for argv in argvs] + shapes
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from netem.apply import execute
 from netem.errors import BackendError, CommandError
-from netem.spec import LinkSpec, TcpSpec
+from netem.spec import LinkSpec
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 PR_SET_PDEATHSIG = 1
@@ -29,7 +29,7 @@ AS_ROOT_OF_OWN = ("unshare", "--user", "--map-root-user", "--net", "--mount", "-
 
 def needs_own_namespaces(spec: LinkSpec) -> bool:
     """Whether building this link takes rights that this process has not."""
-    builds = spec.backend in ("netns", "uml") or spec.is_shaped or spec.tcp != TcpSpec()
+    builds = spec.backend in ("netns", "uml") or spec.needs_lab
     return builds and os.geteuid() != 0
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -87,3 +88,14 @@ def test_remedy_fits_the_distribution(
     (tmp_path / "os-release").write_text(release)
     monkeypatch.setattr(backend, "OS_RELEASE", tmp_path / "os-release")
     assert command in backend.modules_command()
+
+
+def test_a_seed_is_refused_where_it_would_be_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    knows = CommandError(["tc"], "... netem [ limit PACKETS ] [ seed SEED ]")
+    for said, kernel, missing in [
+        ("... netem", "6.8.0", "^tc cannot"),
+        (knows.said, "6.1.176", "^Linux 6.1.176, where"),
+    ]:
+        monkeypatch.setattr(backend, "execute", lambda argv, said=said: said)
+        assert re.search(missing, backend.why_no_seed(kernel) or "")
+    assert backend.why_no_seed("6.6.0-rc1") is None

@@ -55,6 +55,26 @@ def test_applied_is_what_the_kernel_says(lab: Lab) -> None:
     assert lab.applied["down"]["duplicate_pct"] == pytest.approx(1, rel=1e-3)
 
 
+EVERYTHING = [
+    {"delay_ms": 10, "jitter_ms": 2, "correlation_pct": 25, "ecn": True,
+     "loss_states": {"mean_loss_pct": 3, "mean_burst": 6, "burst_density_pct": 70, "good_run": 2}},
+    {"delay_ms": 10, "gilbert": {"mean_loss_pct": 3, "mean_burst": 5, "bad_loss_pct": 80, "good_loss_pct": 0.5},
+     "duplicate_pct": 1, "duplicate_correlation_pct": 20, "corrupt_pct": 1, "corrupt_correlation_pct": 10,
+     "reorder_pct": 5, "reorder_correlation_pct": 50, "reorder_gap": 3,
+     "rate_mbps": 5, "rate_overhead_bytes": -10, "rate_cell_bytes": 48, "rate_cell_overhead_bytes": 5},
+    {"delay_ms": 10, "slot": {"min_ms": 5, "max_ms": 10, "packets": 20, "bytes": 30000}},
+    {"delay_ms": 10, "slot": {"mean_ms": 5, "jitter_ms": 1, "distribution": "normal"}},
+    {"delay_ms": 3},
+]  # fmt: skip
+
+
+def test_every_parameter_of_netem_is_taken_and_read_back(lab: Lab) -> None:
+    """`change` raises where the kernel says something else than was declared."""
+    for up in EVERYTHING:
+        lab.change(LinkSpec(backend=lab.backend, up=up))
+    assert lab.applied["up"] == {"queue_packets": 1000, "delay_ms": 3}
+
+
 def test_what_a_change_takes_away_is_gone(lab: Lab) -> None:
     lab.change(LinkSpec(backend=lab.backend, rtt_ms=4, rate_mbps=1, up={"duplicate_pct": 50, "corrupt_pct": 50}))
     lab.change(LinkSpec(backend=lab.backend, rtt_ms=4))

@@ -29,6 +29,26 @@ from netem.spec import DirectionSpec, LinkSpec
         ({"delay_ms": 1, "duplicate_pct": 1, "corrupt_pct": 0.1}, "limit 1000 delay 1ms duplicate 1% corrupt 0.1%"),
         ({"delay_ms": 1, "queue_packets": 9}, "limit 9 delay 1ms"),
         ({"rate_mbps": 0.0001}, "limit 1000 rate 0.0001mbit"),
+        (
+            {"gilbert": {"mean_loss_pct": 4, "mean_burst": 10, "bad_loss_pct": 50, "good_loss_pct": 1}, "ecn": True},
+            "limit 1000 loss gemodel 0.652174% 10% 50% 1% ecn",
+        ),
+        (
+            {"loss_states": {"mean_loss_pct": 2, "mean_burst": 4}},
+            "limit 1000 loss state 0.510204% 25% 0% 100% 0%",
+        ),
+        ({"rate_mbps": 5, "rate_overhead_bytes": -14}, "limit 1000 rate 5mbit -14"),
+        ({"rate_mbps": 5, "rate_cell_bytes": 48, "rate_cell_overhead_bytes": 5}, "limit 1000 rate 5mbit 0 48 5"),
+        ({"slot": {"min_ms": 2, "max_ms": 5, "packets": 9}}, "limit 1000 slot 2ms 5ms packets 9"),
+        (
+            {"slot": {"mean_ms": 2, "jitter_ms": 1, "distribution": "normal"}},
+            "limit 1000 slot distribution normal 2ms 1ms",
+        ),
+        (
+            {"delay_ms": 1, "reorder_pct": 5, "reorder_gap": 3, "duplicate_pct": 1, "duplicate_correlation_pct": 9},
+            "limit 1000 delay 1ms reorder 5% gap 3 duplicate 1% 9%",
+        ),
+        ({"loss_pct": 1, "seed": 7}, "limit 1000 loss random 1% seed 7"),
     ],
 )
 def test_netem_arguments(spec: dict, text: str) -> None:
@@ -79,7 +99,7 @@ def test_the_whole_plan_as_text() -> None:
         f"{here}device -- ethtool -K link0 tso off gso off gro off",
         f"{here}edge -- ip route replace {names.subnet('device')} via {names.address('router', 'edge')} dev link0"
         " congctl cubic initcwnd 20",
-        f"{here}device -- sysctl -q -w 'net.ipv4.tcp_rmem=4096 131072 8000'",
+        f"{here}device -- sysctl -q -w 'net.ipv4.tcp_rmem=4096 8000 8000'",
     ]:
         assert line in text
     assert not any("to_device root" in line for line in text), "an unshaped direction gets no qdisc"
@@ -135,3 +155,19 @@ def test_importing_the_lab_is_quick_and_does_nothing() -> None:
     code = "import sys, netem.lab, netem.check; print([m for m in ('torch', 'zmq', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_change_cannot_take_back_is_built_anew() -> None:
+    plain = DirectionSpec(delay_ms=9, loss_pct=1)
+    for more in ({"ecn": True}, {"slot": {"min_ms": 2}}, {"loss_correlation_pct": 9}, {"seed": 1}):
+        other = DirectionSpec(delay_ms=9, loss_pct=1, **more)
+        assert [step.argv[2] for step in reshape("up", other, plain)] == ["del", "add"], more
+        assert [step.argv[2] for step in reshape("up", other, other.model_copy(update={"loss_pct": 2}))] == ["change"]
+
+
+def test_an_old_kernel_that_passes_over_a_seed_is_found_out() -> None:
+    seeded = DirectionSpec(loss_pct=1, seed=7)
+    [said] = differences(seeded, {"queue_packets": 1000, "loss_pct": 1})
+    assert "Linux 6.6" in said
+    assert differences(seeded, {"queue_packets": 1000, "loss_pct": 1, "seed": 7}) == []
+    assert differences(DirectionSpec(loss_pct=1), {"queue_packets": 1000, "loss_pct": 1, "seed": 9}) == []

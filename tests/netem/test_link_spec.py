@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from netem.impairments import GilbertSpec, LossStatesSpec
 from netem.profiles import list_profiles, load_profile, profile_names
-from netem.spec import DirectionSpec, GilbertSpec, LinkSpec
+from netem.spec import DirectionSpec, LinkSpec
 
 
 def test_nothing_declared_is_an_unshaped_link() -> None:
@@ -121,3 +123,63 @@ def test_a_users_own_profile(tmp_path) -> None:
     own.write_text("rtt_ms: 12\n")
     with pytest.raises(ValidationError, match="link:"):
         LinkSpec(profile=str(own))
+
+
+@pytest.mark.parametrize(
+    ("up", "words"),
+    [
+        (
+            {"gilbert": {"mean_loss_pct": 1, "mean_burst": 2}, "loss_states": {"mean_loss_pct": 1, "mean_burst": 2}},
+            "keep",
+        ),
+        ({"gilbert": {"mean_loss_pct": 5, "mean_burst": 2, "bad_loss_pct": 4}}, "between good_loss_pct"),
+        ({"loss_states": {"mean_loss_pct": 1, "mean_burst": 2, "isolated_loss_pct": 1}}, "leaves nothing"),
+        ({"loss_states": {"mean_loss_pct": 5, "mean_burst": 2, "burst_density_pct": 40}}, "raise mean_burst"),
+        ({"ecn": True}, "declare a loss"),
+        ({"seed": 3, "delay_ms": 5}, "nothing is drawn"),
+        ({"rate_overhead_bytes": 4}, "rate_mbps"),
+        ({"slot": {"max_ms": 3}}, "min_ms"),
+        ({"slot": {"min_ms": 3, "mean_ms": 3}}, "min_ms"),
+        ({"slot": {"min_ms": 3, "max_ms": 2}}, "less than"),
+        ({"duplicate_correlation_pct": 4}, "duplicate_pct"),
+    ],
+)
+def test_more_of_the_impossible(up: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        LinkSpec(up=up)
+
+
+def test_loss_states_have_the_declared_figures() -> None:
+    """The stationary shares of netem's chain: 1 received, 2 received in a burst, 3 lost in a burst, 4 lost alone."""
+    declared = LossStatesSpec(mean_loss_pct=6, mean_burst=8, burst_density_pct=70, good_run=1.5, isolated_loss_pct=1)
+    p = {name: chance / 100 for name, chance in declared.netem_pct.items()}
+    chain = np.array(
+        [
+            [1 - p["p13"] - p["p14"], 0, p["p13"], p["p14"]],
+            [0, 1 - p["p23"], p["p23"], 0],
+            [p["p31"], p["p32"], 1 - p["p31"] - p["p32"], 0],
+            [1, 0, 0, 0],
+        ]
+    )
+    assert np.all(chain >= 0)
+    _, in_burst, lost_in_burst, lost_alone = np.linalg.matrix_power(chain, 4096)[0]
+    assert 100 * (lost_in_burst + lost_alone) == pytest.approx(6)
+    assert 100 * lost_alone == pytest.approx(1)
+    assert 100 * lost_in_burst / (in_burst + lost_in_burst) == pytest.approx(70)
+    assert (in_burst + lost_in_burst) / (lost_in_burst * p["p31"]) == pytest.approx(8)
+    assert 1 / p["p23"] == pytest.approx(1.5)
+
+
+def test_loss_states_without_gaps_are_gilberts() -> None:
+    states, gilbert = (
+        LossStatesSpec(mean_loss_pct=3, mean_burst=4).netem_pct,
+        GilbertSpec(mean_loss_pct=3, mean_burst=4),
+    )
+    assert (states["p13"], states["p31"]) == pytest.approx((gilbert.enter_pct, gilbert.leave_pct))
+    assert states["p32"] == states["p14"] == 0
+
+
+def test_elliotts_chances_give_the_declared_mean() -> None:
+    gilbert = GilbertSpec(mean_loss_pct=4, mean_burst=10, bad_loss_pct=50, good_loss_pct=1)
+    bad = gilbert.enter_pct / (gilbert.enter_pct + gilbert.leave_pct)
+    assert 50 * bad + 1 * (1 - bad) == pytest.approx(4)

@@ -1,0 +1,85 @@
+"""`trace:` and `outages:` of a link: which file, how it is played, when the link is cut."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from netem.impairments import Strict
+from netem.traces.files import Format, Side, read_trace
+from netem.traces.trace import Point, Trace, TraceError
+
+FASTEST_S = 0.01  # changes closer together would be late, each takes about a millisecond
+
+
+class TraceSpec(Strict):
+    """A direction's trace. Its time begins with the first counted request; until then its first point holds."""
+
+    file: str
+    side: Side = Field(default="up", description="whose columns of a csv; by default the direction's own")
+    format: Format | None = Field(default=None, description="None: told by the first line, see `dssd netem trace show`")
+    loop: bool = Field(default=True, description="begin again at the end; false: the last point goes on")
+    offset_s: float = Field(default=0.0, ge=0, description="of the trace's own time, where playing begins")
+    speed: float = Field(default=1.0, gt=0, le=1000, description="2: twice as fast")
+    step_ms: float = Field(default=100.0, ge=10, le=10_000, description="what a Mahimahi trace is averaged over")
+    sha256: str | None = Field(default=None, description="of the file, to be told if it is another one")
+
+    @property
+    def trace(self) -> Trace:
+        """Raises TraceError."""
+        return _read(self.file, self.format, self.side, self.step_ms, self.file_sha256)
+
+    @property
+    def file_sha256(self) -> str:
+        try:
+            return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
+        except OSError as error:
+            raise TraceError(f"trace {self.file}: cannot be read: {error.strerror}") from None
+
+    @property
+    def start(self) -> Point:
+        """The first point, from `offset_s` on, that lets anything through: what the check measures."""
+        for _, point in self.trace.changes(self.loop, self.offset_s):
+            if point.lets_through:
+                return point
+        raise TraceError(f"trace {self.file}: lets nothing through")
+
+    @model_validator(mode="after")
+    def _can_be_played(self) -> TraceSpec:
+        if self.sha256 is not None and self.sha256 != self.file_sha256:
+            raise ValueError(
+                f"trace {self.file} is not the file this configuration was written for (its sha256 is"
+                f" {self.file_sha256}, not {self.sha256}): bring that back, or remove sha256 to use this"
+            )
+        trace = self.trace
+        if not any(point.lets_through for point in trace.points):
+            raise ValueError(f"trace {self.file}: lets nothing through at any time")
+        if self.offset_s >= trace.period_s:
+            raise ValueError(f"trace {self.file}: offset_s ({self.offset_s:g}) is beyond its {trace.period_s:g} s")
+        if trace.finest_s / self.speed < FASTEST_S - 1e-9:
+            raise ValueError(
+                f"trace {self.file}: changes every {1e3 * trace.finest_s / self.speed:.3g} ms, faster than the"
+                f" {1e3 * FASTEST_S:g} ms in which the link can follow: lower speed, or thin the trace out"
+            )
+        return self
+
+
+class OutageSpec(Strict):
+    """The link is cut, and mended after `for_s`. Times count from the start of the first counted request."""
+
+    at_s: float = Field(ge=0)
+    for_s: float = Field(gt=0)
+    direction: Literal["both", "up", "down"] = "both"
+
+    @property
+    def directions(self) -> tuple[Side, ...]:
+        return ("up", "down") if self.direction == "both" else (self.direction,)
+
+
+@lru_cache(maxsize=16)
+def _read(file: str, format: Format | None, side: Side, step_ms: float, _sha256: str) -> Trace:
+    return read_trace(Path(file), format, side, step_ms)
