@@ -246,11 +246,14 @@ def test_a_device_with_other_code_is_refused_with_both_hashes(edge_by_hand, tmp_
 
 
 def test_an_edge_that_is_told_nothing_serves_every_published_system(tmp_path):
-    edge = subprocess.Popen([*DSSD, "edge", "serve", "--bind", "tcp://127.0.0.1:0", "--plain", "--set", "engine=toy"],
+    toy = {"engine": "toy", "vocab_size": 512}  # some published systems keep hundreds of tokens of a row
+    edge = subprocess.Popen([*DSSD, "edge", "serve", "--bind", "tcp://127.0.0.1:0", "--plain",
+                             "--set", f"engine={json.dumps(toy)}"],
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)  # fmt: skip
     try:
         endpoint = json.loads(edge.stdout.readline())["endpoint"]
-        config = configure(tmp_path, systems=["edge_ar", "hlm"], workload={"prompts": ["t1"], "max_new_tokens": 4})
+        config = configure(tmp_path, engine=toy, systems=["edge_ar", "hlm"],
+                           workload={"prompts": ["t1"], "max_new_tokens": 4})  # fmt: skip
         device = by_hand("device", config, tmp_path, "--connect", endpoint, "--plain")
         _, said = device.communicate(timeout=60)
         assert device.returncode == 0, said
