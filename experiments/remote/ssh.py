@@ -196,5 +196,6 @@ class SshHost(LocalHost):
 
     def _explain(self, said: str) -> str:
         if self._master is not None and self._master.poll() is not None:
-            said = f"{said}\nthe connection was lost"
+            why = self._log.read_text(errors="replace").strip() or "it did not say why"
+            said = f"{said}\nthe connection was lost: {why}"
         return super()._explain(said)
