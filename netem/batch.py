@@ -39,15 +39,15 @@ class Batch:
         words = tuple(argv[1:])
         return argv[0] in TOOLS and (words[: len(OPTIONS)] == OPTIONS or not words[0].startswith("-"))
 
-    def run(self, argv: Sequence[str], timeout_s: float) -> str:
-        """What the command printed. Raises CommandError when it fails or nothing answers."""
-        words = argv[1 + len(OPTIONS) :] if tuple(argv[1 : 1 + len(OPTIONS)]) == OPTIONS else argv[1:]
+    def run(self, argvs: Sequence[Sequence[str]], timeout_s: float) -> str:
+        """What the commands printed. Raises CommandError when one fails (the rest is run) or nothing answers."""
+        argv = [word for command in argvs for word in command]
+        lines = [" ".join(command[1:]).removeprefix(" ".join(OPTIONS)) for command in argvs]
         with self._lock:
             self._asked += 1
             marker = f'Object "=end{self._asked}" is unknown'
-            line = f"{' '.join(words)}\n=end{self._asked}\n".encode()
             try:
-                os.write(self._write_fd, line)
+                os.write(self._write_fd, "\n".join([*lines, f"=end{self._asked}\n"]).encode())
             except OSError:
                 raise CommandError(
                     argv, f"the user-mode Linux router is gone, and {self._tool} with it", "router"

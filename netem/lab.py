@@ -89,6 +89,7 @@ class Lab:
         self._journal: Journal | None = None
         self._router: Router | None = None
         self._cut: set[Direction] = set()
+        self._bucket_mbps: dict[Direction, float] = {}  # of a rate that varies, as last asked for
 
     def change(self, spec: LinkSpec) -> None:
         """Give the live link another shape; packets in flight stay so (exceptions: see plan.reshape).
@@ -103,19 +104,22 @@ class Lab:
             if before != after:
                 self._run(plan.reshape(which, before, after))
         self.spec, self.now = spec, spec.at_start()
-        self._read_back()
+        self._bucket_mbps.clear()
+        self.read_back()
 
     def retune(self, which: Direction, point: Point, hold_s: float) -> None:
         """Move a traced direction to another point of its trace, which will hold for `hold_s`. Loses no packet, takes
         about a millisecond, does not read back. Raises CommandError."""
         before = self.now.direction(which)
         after = before.at(point)
-        self._run(plan.retune(which, before, after, hold_s))
+        steps = plan.retune(which, before, after, hold_s)
+        if isinstance(self._router, UmlRouter):
+            self._router.run_at_once([step.argv for step in steps])
+        else:
+            self._run(steps)
+        if after.rate_mbps:
+            self._bucket_mbps[which] = plan.bucket_bps(after, hold_s) / 1e6
         self.now = self.now.model_copy(update={which: after})
-
-    def read_back(self) -> None:
-        """Look again at what is in force. Raises LinkError where it is not what was last asked for."""
-        self._read_back()
 
     def cut(self, which: Direction | None = None) -> None:
         """A hard outage: from now on the router silently drops everything, or one direction."""
@@ -124,11 +128,11 @@ class Lab:
             self._run(plan.cut(self._names, direction))
             self._cut.add(direction)
 
-    def mend(self) -> None:
-        """End an outage."""
-        for direction in sorted(self._cut):
+    def mend(self, which: Direction | None = None) -> None:
+        """End an outage, of both directions or of one."""
+        for direction in sorted(self._cut & set([which] if which else DIRECTIONS)):
             self._run(plan.mend(self._names, direction))
-        self._cut.clear()
+            self._cut.remove(direction)
 
     def exec_counters(self) -> dict[str, dict[str, int]]:
         """netem's statistics per shaped direction: what it sent on, dropped (lost or queue full), holds."""
@@ -178,7 +182,7 @@ class Lab:
         for end in plan.ENDS:
             self._run(plan.host(self._names, end, self.spec.tcp, congestion))
         self._find_hosts()
-        self._read_back()
+        self.read_back()
         for host in (self.device, self.edge):
             self.tcp[host.name] = tcp_in_force(host.namespace, host.interface)
 
@@ -224,11 +228,15 @@ class Lab:
         shown = self._qdiscs(which)
         return applied_values(our_netem(shown)) | bottleneck_values(shown)
 
-    def _read_back(self) -> None:
+    def read_back(self) -> None:
+        """Look at what is in force. Raises LinkError where it is not what was last asked for."""
         problems = []
         for which in DIRECTIONS:
             self.applied[which] = self._applied(which)
-            problems += [f"{which}: {text}" for text in differences(self.now.direction(which), self.applied[which])]
+            asked = self.now.direction(which)
+            if asked.has_bottleneck:  # shut, its bucket stays as it was
+                asked = asked.model_copy(update={"rate_mbps": self._bucket_mbps.get(which, asked.rate_mbps)})
+            problems += [f"{which}: {text}" for text in differences(asked, self.applied[which])]
         if problems:
             raise LinkError("the kernel did not take the link as declared:\n  " + "\n  ".join(problems))
 

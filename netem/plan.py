@@ -25,6 +25,7 @@ from netem.qdisc import (
     PORTS,
     Place,
     Step,
+    bucket_bps,
     netem_argv,
     reshape,
     retune,
@@ -32,7 +33,8 @@ from netem.qdisc import (
 )
 from netem.spec import DIRECTIONS, MTU_BYTES, Direction, LinkSpec, TcpSpec
 
-__all__ = ["HANDLE", "NEVER_LIMITS", "PORTS", "LabNames", "Place", "Plan", "Step", "netem_argv", "reshape", "retune"]
+__all__ = ["HANDLE", "NEVER_LIMITS", "PORTS", "LabNames", "Place", "Plan", "Step"]
+__all__ += ["bucket_bps", "netem_argv", "reshape", "retune"]
 
 
 INTERFACE = "link0"  # the hosts' end

@@ -126,18 +126,27 @@ def bottleneck(
     until its next packet was due at the rate of before. A change fills the bucket; what that gives away is taken off
     the rate again over `hold_s`, the time until the next one.
     """
-    rate_bps = (spec.rate_mbps or 0.0) * 1e6
-    if not rate_bps and verb == "change":
+    if not spec.rate_mbps and verb == "change":
         return [Step("router", _gate(which, verb, "block"))]
-    burst_bytes = max(2 * FRAME_BYTES, math.ceil(rate_bps / 8 * BURST_S))
-    given_bps = (burst_bytes - FRAME_BYTES / 2) * 8 / hold_s if hold_s else 0.0
     queue_bytes = spec.bottleneck_packets * FRAME_BYTES
     bucket = ["tc", "qdisc", verb, "dev", PORTS[which], "parent", f"{HANDLE}1", "handle", BUCKET, "tbf"]
-    bucket += ["rate", f"{max(8, round(max(rate_bps - given_bps, rate_bps / 2)))}bit", "burst", str(burst_bytes)]
+    bucket += ["rate", f"{bucket_bps(spec, hold_s)}bit", "burst", str(_burst_bytes(spec))]
     steps = [(*bucket, "limit", str(queue_bytes))]
     steps += [_gate(which, verb, "limit", str(queue_bytes))] if verb == "add" else []
-    steps += [_gate(which, "change", "release_indefinite" if rate_bps else "block")]
+    steps += [_gate(which, "change", "release_indefinite" if spec.rate_mbps else "block")]
     return [Step("router", argv) for argv in steps]
+
+
+def bucket_bps(spec: DirectionSpec, hold_s: float) -> int:
+    """The bucket's rate over a time that begins with it full."""
+    rate_bps = (spec.rate_mbps or 0.0) * 1e6
+    half_a_frame = FRAME_BYTES / 2  # is what a busy one holds
+    given_bps = (_burst_bytes(spec) - half_a_frame) * 8 / hold_s if hold_s else 0.0
+    return max(8, round(max(rate_bps - given_bps, rate_bps / 2)))
+
+
+def _burst_bytes(spec: DirectionSpec) -> int:
+    return max(FRAME_BYTES, math.ceil((spec.rate_mbps or 0.0) * 1e6 / 8 * BURST_S))
 
 
 def _gate(which: Direction, verb: str, *words: str) -> tuple[str, ...]:
@@ -169,7 +178,7 @@ def reshape(which: Direction, before: DirectionSpec, after: DirectionSpec) -> li
     if _sticks(before) != _sticks(after):
         return [Step("router", ("tc", "qdisc", "del", *on_port)), *shape(which, after)]
     argv = ["tc", "qdisc", "change", *on_port, "handle", HANDLE, "netem", *netem_argv(after, before)]
-    return [Step("router", tuple(argv))]
+    return [Step("router", tuple(argv)), *(bottleneck(which, "change", after) if after.has_bottleneck else [])]
 
 
 def _sticks(spec: DirectionSpec) -> tuple[object, ...]:

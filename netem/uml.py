@@ -106,7 +106,7 @@ class UmlRouter:
     def run(self, argv: Sequence[str]) -> str:
         """Run a command in the guest and return what it printed. Raises CommandError when it fails."""
         if Batch.takes(argv):
-            return self._batches[argv[0]].run(argv, COMMAND_TIMEOUT_S)
+            return self._batches[argv[0]].run([argv], COMMAND_TIMEOUT_S)
         line = shlex.join([f"/sbin/{argv[0]}" if argv[0] in TOOLS else argv[0], *argv[1:]])
         with self._lock:
             assert self._process.stdin is not None
@@ -122,6 +122,14 @@ class UmlRouter:
         if status != "0":
             raise CommandError(argv, output, "router")
         return output
+
+    def run_at_once(self, argvs: Sequence[Sequence[str]]) -> None:
+        """Several commands, handed over together where one tool takes them all. Raises CommandError."""
+        if len({argv[0] for argv in argvs}) == 1 and all(Batch.takes(argv) for argv in argvs):
+            self._batches[argvs[0][0]].run(argvs, COMMAND_TIMEOUT_S)
+        else:
+            for argv in argvs:
+                self.run(argv)
 
     @property
     def pid(self) -> int:

@@ -74,6 +74,7 @@ class Trace:
         Points that change nothing are left out.
         """
         before = None
+        alike = all(point.values == self.points[0].values for point in self.points)
         for turn in count():
             for point in self.points:
                 starts_s = (turn * self.period_s + point.t_s - offset_s) / speed
@@ -84,7 +85,7 @@ class Trace:
                 if point.values != before:
                     yield starts_s, point
                 before = point.values
-            if not loop:
+            if alike or not loop:
                 return
 
     @cached_property
