@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from experiments.reading import NAME, Strict, unknown
 from nodes.composition import System, load_system, system_names
+from nodes.methods import method_class
+from nodes.policies.route import route_class, route_names
 
 
 def _part(key: str) -> Any:
@@ -40,6 +44,19 @@ class SystemEntry(Strict):
     stop: Policy | None = None  # type: ignore[valid-type]
     upload: Policy | None = None  # type: ignore[valid-type]
     route: Policy | None = None  # type: ignore[valid-type]
+
+    @field_validator("options", "route")
+    @classmethod
+    def _files_are_somewhere(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        """A file that an option names is looked for in the configuration's folder."""
+        if not value or info.data.get("system") not in system_names():
+            return value
+        base = load_system(info.data["system"])
+        if info.field_name == "options":
+            return _located(method_class(base.method), value, info)
+        published = base.route if isinstance(base.route, str) else base.route["policy"]
+        policy = value.get("policy", published)
+        return _located(route_class(policy), value, info) if policy in route_names() else value
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SystemEntry:
@@ -75,6 +92,18 @@ class SystemEntry(Strict):
         parts = ("title", "options", "up", "down", "schedule", "stop", "upload", "route")
         fields = {part: msgspec.to_builtins(getattr(system, part)) for part in parts}
         return {"system": self.system, "as": system.name, **fields}
+
+
+def _located(owner: Any, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    """`options` of a method or policy; those of its `files` with their paths made whole. A default names no file."""
+    folder = (info.context or {}).get("folder", ".")
+    known = signature(owner).parameters
+    paths = {
+        name: str(Path(folder, Path(options[name]).expanduser()).resolve())
+        for name in owner.files
+        if isinstance(options.get(name), str) and options[name] != known[name].default
+    }
+    return {**options, **paths}
 
 
 def _shortest(part: str | dict[str, Any], key: str) -> str | dict[str, Any]:

@@ -102,6 +102,7 @@ class Method:
     streams: ClassVar[bool] = False  # one Up answers a whole request, reply by reply
     takes_any_draft: ClassVar[bool] = False  # what is settled does not depend on how the drafted tokens came about
     edge_drafts: ClassVar[bool] = False  # the edge needs a draft model of its own
+    files: ClassVar[tuple[str, ...]] = ()  # options that name a file, taken from the configuration's folder
     reads_hidden: ClassVar[bool] = False  # drafts come with the hidden states they were drawn from
 
     def __init__(self, up: Codec, down: Codec) -> None:

@@ -1,5 +1,4 @@
-"""The device alone: the draft model's own output, nothing crosses. Fast, and distributed as the draft, not the target.
-"""
+"""The device alone: the draft model's own output, nothing crosses. Fast, and distributed as the draft is."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ class Down(Verdict):
 class WISV(Method):
     Up, Down = Up, Down
     reads_hidden = True
+    files = ("head",)
 
     def __init__(self, up, down, head: str = "shipped", c_th: float = 0.5, link=LINK):
         super().__init__(up, down)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from experiments.cli import app
 from experiments.quality import OWN
-from experiments.schema import Config
+from experiments.schema import Config, ConfigError, load_config
 from experiments.training.fitting import fit_logistic, log_loss, logistic
 from experiments.training.queries import held_out_queries
 from experiments.training.router import (
@@ -23,6 +23,7 @@ from experiments.training.router import (
     labels_of,
     score,
     train_router,
+    write_router,
 )
 from nodes.engine import EngineError
 from nodes.engine.toy import ToyEngine
@@ -113,6 +114,21 @@ def test_from_a_configuration_to_a_run(tmp_path):
     route.meet(router.device_model, router.edge_model)
     again = train_router(loaded, loaded.prompts, "x", answers=3, new_tokens=4)
     assert msgspec.structs.replace(again, card={}) == msgspec.structs.replace(router, card={})  # coins, not chance
+
+
+def test_a_router_is_looked_for_beside_the_configuration(tmp_path, monkeypatch):
+    (tmp_path / "trained").mkdir()
+    write_router(fit_router(queries(400), "d", "e", {}), tmp_path / "trained" / "router.json")
+    path = tmp_path / "mine.yaml"
+    route = {"policy": "router", "file": "trained/router.json"}
+    entries = [{"system": "hybrid_llm", "route": {"file": route["file"]}}, {"system": "edge_ar", "route": route}]
+    path.write_text(json.dumps({"systems": entries, "engine": {"engine": "toy"}}))
+    monkeypatch.chdir(tmp_path / "trained")
+    found = [system.route["file"] for system in load_config(path).compositions]
+    assert found == [str(tmp_path / "trained" / "router.json")] * 2
+    (tmp_path / "trained" / "mine.yaml").write_text(path.read_text())
+    with pytest.raises(ConfigError, match=f"no router is trained yet: there is no {tmp_path}/trained/trained"):
+        load_config(tmp_path / "trained" / "mine.yaml")
 
 
 def test_too_little_to_learn_from_is_said():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from nodes.engine import Engine
 from nodes.policies import make_policy
@@ -23,6 +23,7 @@ class Route:
 
     exact: bool
     decides: bool = True
+    files: ClassVar[tuple[str, ...]] = ()  # options that name a file
 
     def meet(self, device_model: str, edge_model: str) -> None:
         """The nodes have met; these are their models (`nodes.engine.weights.model_id`). Raises PolicyError where the
@@ -37,7 +38,10 @@ def route_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def route_class(name: str) -> type[Route]:
+    return importlib.import_module(f"{__name__}.{name}").POLICY
+
+
 def make_route(spec: Mapping[str, Any] | str) -> Route:
     """Raises PolicyError."""
-    policies = {name: importlib.import_module(f"{__name__}.{name}").POLICY for name in route_names()}
-    return make_policy("route", policies, spec)
+    return make_policy("route", {name: route_class(name) for name in route_names()}, spec)

@@ -22,6 +22,8 @@ from nodes.session import Session
 class Router(Route):
     """`file`: what `dssd train router` wrote; without one, the router of the bundled pair."""
 
+    files = ("file",)
+
     def __init__(self, labels: str = "probabilistic", threshold: float = 0.5, file: str | None = None) -> None:
         if labels not in LABELS:
             raise PolicyError(f"route: labels are {', '.join(LABELS)}, not {labels!r}")
