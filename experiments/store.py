@@ -4,6 +4,7 @@ results/<name>/<time>-<hash>/
   config.yaml manifest.json               what was asked for; on what, with what (before anything starts)
   rounds.jsonl requests.jsonl             the device's records, as they happen
   power.device.jsonl power.edge.jsonl     the samplers' traces, as they happen
+  tcp.device.jsonl tcp.edge.jsonl         their connections as the kernel sees them, as they happen
   power.jsonl *.parquet summary.json      derived: long-format samples, columns for analysis, what tables show
 results/<name>/latest                     a link to the newest
 """
@@ -27,8 +28,9 @@ from nodes.probes import ProbeError
 from nodes.probes.sampler import Sample, read_samples
 from nodes.records import RequestRecord, RoundRecord
 from nodes.runspec import RunSpec, read_runspec
+from nodes.tcp_trace import TcpSample
 
-Record = TypeVar("Record", RoundRecord, RequestRecord)
+Record = TypeVar("Record", RoundRecord, RequestRecord, TcpSample)
 
 
 class StoreError(RuntimeError):
@@ -106,6 +108,17 @@ class RunFolder:
     def requests(self) -> Read[RequestRecord]:
         return self._records("requests.jsonl", RequestRecord)
 
+    def tcp(self) -> list[TcpSample]:
+        """Both nodes' samples of their connections, each with its system, on the device's clock where the edge's was
+        compared with it. A sample of a connection whose other end is not known (another machine translated its port)
+        has the system ""."""
+        device, edge = (self._records(f"tcp.{node}.jsonl", TcpSample).records for node in ("device", "edge"))
+        systems, clock = {sample.local_port: sample.system for sample in device}, edge_clock(self.path)
+        for sample in edge:
+            sample.system = systems.get(sample.remote_port, "")
+            sample.t_ns = clock.to_local_ns(sample.t_ns) if clock else sample.t_ns
+        return [*device, *edge]
+
     def traces(self) -> list[Path]:
         """The samplers' own files, one a node."""
         return sorted(self.path.glob("power.*.jsonl"))
@@ -156,7 +169,7 @@ class RunFolder:
             return written
         return written + [
             _to_parquet(path)
-            for name in ("rounds.jsonl", "requests.jsonl", "power.jsonl")
+            for name in ("rounds.jsonl", "requests.jsonl", "power.jsonl", "tcp.device.jsonl", "tcp.edge.jsonl")
             if (path := self.path / name).is_file() and path.stat().st_size
         ]
 

@@ -31,6 +31,7 @@ from nodes.session import Session
 from transport.clock import ClockSample
 from transport.link import DeviceLink
 from transport.messages import Open
+from transport.tcp_info import TcpInfo
 
 WARMUP_TOKENS = 8  # enough to load what is lazy and to open the congestion window; the rest would only take time
 
@@ -160,6 +161,11 @@ class DeviceNode:
     def counters(self) -> dict[str, dict[str, int]]:
         """By system: what its channel and its socket counted."""
         return {name: dict(channel.counters) for name, channel in self._channels.items()}
+
+    def tcp_info(self) -> list[tuple[str, TcpInfo]]:
+        """Each system's connection as the kernel sees it now, from any thread."""
+        sampled = [(name, channel.link.tcp_info()) for name, channel in list(self._channels.items())]
+        return [(name, info) for name, info in sampled if info is not None]
 
     def close(self) -> None:
         for channel in self._channels.values():

@@ -39,6 +39,7 @@ from nodes.probes import Probe, ProbeError, make_probe, probe_names
 from nodes.probes.sampler import Sampler
 from nodes.records import RecordWriter
 from nodes.runspec import NodeSpec, RunSpec, read_runspec
+from nodes.tcp_trace import TcpTrace
 from transport.clock import clock_identity
 from transport.control import ControlClient, ControlServer
 from transport.keys import KeysError, load_device_keys, load_edge_keys
@@ -74,6 +75,7 @@ def run_edge(
             max_message_bytes=largest_message_bytes(spec, engine.vocab_size) + PROMPT_ROOM_BYTES,
         )
         stack.callback(link.close)
+        stack.enter_context(TcpTrace("edge", out, lambda: [("", info) for info in link.tcp_info()]))
         beside = control or f"{bind.rpartition(':')[0]}:0"
         line = stack.enter_context(ControlServer(beside, keys=secrets, timing=link_timing(spec, engine.vocab_size)))
         about = {
@@ -127,6 +129,7 @@ def run_device(
 
         node = DeviceNode(spec, engine, make_link, writer, interface)
         stack.callback(node.close)
+        stack.enter_context(TcpTrace("device", out, node.tcp_info))
         node.agree()
         require_same_edge(spec, node.edge()[0])
         clocks = Alignment(connect, control, spec.shaped and not control_exempt, call)

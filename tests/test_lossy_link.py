@@ -60,3 +60,9 @@ def test_greedy_over_a_lossy_link_is_generate(shaped_link, tmp_path):
     counters = outcome.link["counters"]
     assert counters["up"]["drops"] + counters["down"]["drops"] > 0  # the link really lost something
     assert {record.system for record in folder.requests().records} == set(systems)
+    connections = [sample for sample in folder.tcp() if sample.system]
+    assert {(sample.system, sample.node) for sample in connections} == {
+        (system, node) for system in systems for node in ("device", "edge")
+    }
+    assert min(sample.rtt_us for sample in connections) > 0.9e3 * LINK["rtt_ms"]
+    assert max(sample.retransmits for sample in connections) > 0

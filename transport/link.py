@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from transport.tcp_info import TcpInfo
+
 Frames = list[bytes]
 # Python 3.10's SimpleQueue waits for ever when a short time-out has passed before it begins to wait.
 Inbox: Any = queue.SimpleQueue if sys.version_info >= (3, 11) else queue.Queue
@@ -41,6 +43,10 @@ class DeviceLink(Protocol):
 
     def receive(self, timeout_s: float | None = None) -> Arrival | None:
         """Next arrival, or None when `timeout_s` passed."""
+        ...
+
+    def tcp_info(self) -> TcpInfo | None:
+        """The kernel's view of the connection, from any thread; None while there is none."""
         ...
 
     def close(self) -> None: ...

@@ -11,6 +11,7 @@ from experiments.report.plot import Figures, Style
 from experiments.store import RunFolder
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
+from nodes.tcp_trace import TcpSample
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class RunData:
     rounds: Mapping[str, Sequence[RoundRecord]]  # by request, in the order written
     power: Sequence[Counter]  # what counts towards each node's energy
     power_missing: Mapping[str, str]  # by node without any: the reason
+    tcp: Sequence[TcpSample]
     one_clock: bool  # both nodes' times may be subtracted
     style: Style
 
@@ -39,4 +41,4 @@ def read_run(folder: RunFolder, summary: Mapping[str, Any]) -> RunData:
         for node in ("device", "edge")
         if not any(counter.node == node for counter in power)
     }
-    return RunData(systems, requests, rounds, power, missing, shared_clock(folder), Style(systems))
+    return RunData(systems, requests, rounds, power, missing, folder.tcp(), shared_clock(folder), Style(systems))

@@ -19,6 +19,7 @@ from experiments.report.predicted import predicted
 from experiments.report.requests import each_request
 from experiments.report.rounds import acceptance, acceptance_by_length, round_parts
 from experiments.report.speed import latencies, tokens_per_s
+from experiments.report.tcp import tcp_lines, tcp_plots
 from experiments.report.timeline import pickers, timeline_plot, timelines
 from experiments.report.traffic import bytes_per_token
 from experiments.store import RunFolder
@@ -52,6 +53,9 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
             acceptance_by_length(run.systems, run.style),
         ],
         "Bytes": bytes_per_token(run.systems, run.style),
+        "TCP": tcp_plots(
+            tcp_lines(run.tcp, run.one_clock), min((r.start_ns for r in run.requests), default=0), run.style
+        ),
         "Energy": _energy(run),
     }
     plots = [plot for family in families.values() for plot in family]

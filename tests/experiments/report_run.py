@@ -15,6 +15,7 @@ from harness import Setup, play
 
 from experiments.store import RunFolder
 from experiments.summary import summarise_run
+from nodes.tcp_trace import TcpSample
 
 SYSTEMS = ("device_ar", "edge_ar", "colocated_sd", "dssd", "dssd_sampled", "dssd_lookahead")
 WATTS = {"device": 5.0, "edge": 80.0}
@@ -52,7 +53,19 @@ def toy_run(
     span_ns = min(r.start_ns for r in requests), max(r.end_ns for r in requests)
     for node, boot_id in zip(("device", "edge"), boots):
         write_power(path, node, boot_id, *span_ns, power)
+        write_tcp(path, node, systems, *span_ns)
     return folder
+
+
+def write_tcp(path: Path, node: str, systems: Sequence[str], t0_ns: int, t1_ns: int) -> None:
+    """A connection a system, whose window grows by a segment a sample; the edge knows it by its port alone."""
+    samples = [
+        TcpSample(t_ns, node, who, *ports, 40_000, 900, 10 + i, 99, 1448, 0, i // 5, 50 * i, 9)
+        for number, system in enumerate(systems)
+        for who, *ports in [(system, 40_000 + number, 5555) if node == "device" else ("", 5555, 40_000 + number)]
+        for i, t_ns in enumerate(range(t0_ns, t1_ns, (t1_ns - t0_ns) // 20))
+    ]
+    (path / f"tcp.{node}.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(samples))
 
 
 def write_power(path: Path, node: str, boot_id: str, t0_ns: int, t1_ns: int, counted: bool) -> None:

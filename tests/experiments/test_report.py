@@ -21,7 +21,7 @@ from nodes.composition import load_system, system_names
 
 PLOTS = (
     "tokens-per-s", "requests", "round-parts", "predicted", "latency-ttft", "latency-tpot", "latency-itl", "acceptance",
-    "acceptance-length", "bytes-up", "bytes-down", "energy-delay", "energy-phases",
+    "acceptance-length", "bytes-up", "bytes-down", "tcp-cwnd", "tcp-rtt", "tcp-retransmits", "tcp-bytes", "energy-delay", "energy-phases",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_the_page_is_one_file_that_fetches_nothing(folder):
 def test_every_system_can_be_filtered_and_is_in_every_plot_that_concerns_it(page):
     assert page.values("input", "value") == list(SYSTEMS)
     assert [plot["id"] for plot in page.data["plots"]] == list(PLOTS)
-    for name in ("tokens-per-s", "latency-itl", "energy-delay"):
+    for name in ("tokens-per-s", "latency-itl", "tcp-cwnd", "energy-delay"):
         assert {trace["meta"].get("system") for trace in page.plot(name)["traces"]} - {None} == set(SYSTEMS)
     assert set(page.data["timelines"]["systems"]) == set(SYSTEMS)
     assert {trace["meta"]["system"] for trace in page.plot("acceptance")["traces"]} == set(SYSTEMS[2:])
