@@ -90,11 +90,17 @@ class DeviceNode:
         self._channels: dict[str, Channel] = {}
         self._routes: dict[str, tuple[Route, Way, Way]] = {}  # by system: who decides, its method, the device alone
 
-    def run(self, on_request: Callable[[RequestRecord, int, int], None] = lambda record, done, total: None) -> None:
-        """All jobs; `on_request(record, done, total)` after each. Raises EdgeError, EngineError."""
+    def run(
+        self,
+        on_request: Callable[[RequestRecord, int, int], None] = lambda record, done, total: None,
+        on_begin: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        """All jobs; `on_begin(job)` before, `on_request(record, done, total)` after each. Raises EdgeError,
+        EngineError."""
         self.agree()
         todo = list(jobs(self.spec))
         for done, job in enumerate(todo, 1):
+            on_begin(job)
             on_request(self.serve(job), done, len(todo))
 
     def agree(self) -> None:

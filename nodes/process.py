@@ -3,7 +3,8 @@
     python -m nodes.process edge   --spec run.json --out DIR --bind tcp://127.0.0.1:0    --keys DIR
     python -m nodes.process device --spec run.json --out DIR --connect tcp://HOST:PORT   --keys DIR
 
-Progress goes to stdout as one JSON event a line (ready, request, done, failed); everything else to the log on stderr.
+Progress goes to stdout as one JSON event a line (ready, begin, request, done, failed); everything else to the log on
+stderr.
 """
 
 from __future__ import annotations
@@ -147,7 +148,14 @@ def run_device(
                 warmup=record.warmup,
                 tokens=record.output_tokens,
                 e2e_ms=round(record.e2e_ms, 3),
-            )
+            ),
+            lambda job: _announce(
+                "begin",
+                system=job.system.name,
+                request_id=job.request_id,
+                warmup=job.warmup,
+                t_ns=time.monotonic_ns(),
+            ),
         )
         baseline.append(_rest(rest_s))
         clocks.measure(*node.edge())
