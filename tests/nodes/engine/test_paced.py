@@ -109,9 +109,11 @@ def test_every_profile_says_where_its_numbers_come_from(name, role):
 def test_published_timings():
     times = {name: [load_pace(name, role).forward_ms for role in ("draft", "target")] for name in profile_names()}
     assert times["opt-125m-6.7b@h800"] == [8.7, 124.5]
+    assert times["opt-125m-13b@h800"] == [8.7, 207.5], "1 / 4.82 tokens per second"
     assert times["qwen3-0.6b-32b"][1] == 72.0 and times["llama-1b-70b"][1] == 145.6
     widths = {record["name"]: record["vocab_size"]["value"] for record in list_profiles()}
-    assert widths == {"opt-125m-6.7b@h800": 50272, "qwen3-0.6b-32b": 151936, "llama-1b-70b": 128256}
+    opt = {"opt-125m-6.7b@h800": 50272, "opt-125m-13b@h800": 50272}
+    assert widths == {**opt, "qwen3-0.6b-32b": 151936, "llama-1b-70b": 128256}
     assert load_pace("qwen3-0.6b-32b", "draft").sources["forward_ms"]["assumed"]
     assert not load_pace("qwen3-0.6b-32b", "target").sources["forward_ms"]["assumed"]
 
