@@ -13,9 +13,11 @@ from nodes.records import RequestRecord, RoundRecord
 Figures = Mapping[str, Any]
 
 
-def intervals(requests: Sequence[RequestRecord], verified: Sequence[RoundRecord]) -> dict[str, Any]:
-    """95 % intervals of a system's headline figures, over its counted requests and the rounds of theirs in which a
-    draft was verified; `intervals_over` says what was drawn."""
+def intervals(
+    requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], verified: Sequence[RoundRecord]
+) -> dict[str, Any]:
+    """95 % intervals of a system's headline figures, over its counted requests, their rounds, and those of these in
+    which a draft was verified; `intervals_over` says what was drawn."""
     drawn, keys = units([r.prompt_id for r in requests], [r.request_id for r in requests])
     unit = {request.request_id: key for request, key in zip(requests, keys)}
     tokens = _column(keys, [r.output_tokens for r in requests])
@@ -24,6 +26,10 @@ def intervals(requests: Sequence[RequestRecord], verified: Sequence[RoundRecord]
     answered_keys = [unit[r.request_id] for r in answered]
     round_keys = [unit[r.request_id] for r in verified]
     rate = ratio_interval(tokens, seconds)
+    several = [r for r in requests if r.tpot_ms is not None]
+    several_keys = [unit[r.request_id] for r in several]
+    bytes_keys = [*keys, *(unit[r.request_id] for r in rounds)]  # a request without a round sent nothing
+    none = [0] * len(requests)
     return {
         "intervals_over": drawn,
         "tokens_per_s_ci95": rate,
@@ -31,6 +37,15 @@ def intervals(requests: Sequence[RequestRecord], verified: Sequence[RoundRecord]
         "ttft_ms_ci95": ratio_interval(
             _column(answered_keys, [r.ttft_ms for r in answered]), _column(answered_keys, [1] * len(answered))
         ),
+        "tpot_ms_ci95": ratio_interval(
+            _column(several_keys, [r.tpot_ms or 0.0 for r in several]), _column(several_keys, [1] * len(several))
+        ),
+        **{
+            f"bytes_{way}_per_token_ci95": ratio_interval(
+                _column(bytes_keys, [*none, *(getattr(r, f"{way}_wire_bytes") for r in rounds)]), tokens
+            )
+            for way in ("up", "down")
+        },
         "mean_acceptance_length_ci95": ratio_interval(
             _column(round_keys, [1 + r.n_accepted for r in verified]), _column(round_keys, [1] * len(verified))
         ),

@@ -26,7 +26,7 @@ from nodes.policies.route import make_route
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
-FORMAT = 2  # of summary.json: raised whenever a figure is added or means something else
+FORMAT = 3  # of summary.json: raised whenever a figure is added or means something else
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
 
@@ -133,7 +133,7 @@ def _record(
         "output_tokens": tokens,
         "tokens_per_s": _over(tokens, e2e_ms / 1e3),
         "ms_per_token": _over(e2e_ms, tokens),
-        **intervals(requests, _verified(rounds)),
+        **intervals(requests, rounds, _verified(rounds)),
         "outlier_requests": apart(requests),
         "ttft_ms": _mean(ttft_ms),
         "ttft_ms_p50": _percentile(ttft_ms, 50),

@@ -20,6 +20,7 @@ from experiments.predict.formulas import (
     sd_walltime_factor,
     transfer_ms,
 )
+from experiments.statistics import ratio_interval, sums_by
 from nodes.composition import System
 from nodes.methods import method_class
 from nodes.records import RoundRecord
@@ -57,6 +58,7 @@ class Parts:
     row_bytes: float  # down, of the rounds with a rejection
     tokens_per_round: float
     round_ms: float
+    ms_per_token_ci95: list[float] | None  # drawn over requests
     tcp_ms: float  # both ways with headers and, every time, a window that starts small
 
 
@@ -116,6 +118,7 @@ def measure(rounds: Sequence[RoundRecord], link: Link) -> Parts | None:
         row_bytes=sum(record.down_ideal_bytes for record in rejected) / len(rejected) if rejected else 0.0,
         tokens_per_round=sum(record.n_emitted for record in rounds) / n,
         round_ms=sum(record.end_ns - record.start_ns for record in rounds) / n / 1e6,
+        ms_per_token_ci95=_interval(rounds),
         tcp_ms=sum(
             _tcp_ms(record.up_wire_bytes, link.rtt_ms, link.up_mbps)
             + _tcp_ms(record.down_wire_bytes, link.rtt_ms, link.down_mbps)
@@ -123,6 +126,14 @@ def measure(rounds: Sequence[RoundRecord], link: Link) -> Parts | None:
         )
         / n,
     )
+
+
+def _interval(rounds: Sequence[RoundRecord]) -> list[float] | None:
+    """Of the steady rounds' time per token."""
+    keys = [record.request_id for record in rounds]
+    times = sums_by(keys, [(record.end_ns - record.start_ns) / 1e6 for record in rounds])
+    tokens = sums_by(keys, [record.n_emitted for record in rounds])
+    return ratio_interval(list(times.values()), list(tokens.values()))
 
 
 @lru_cache(maxsize=4096)
@@ -194,6 +205,7 @@ def _held_against(parts: Parts, method: str, round_ms: float, tokens: float, tcp
         "tokens_per_round_measured": parts.tokens_per_round,
         "ms_per_token": predicted,
         "ms_per_token_measured": measured,
+        "ms_per_token_measured_ci95": parts.ms_per_token_ci95,
         "residual_pct": _residual_pct(measured, predicted),
     }
 
