@@ -155,6 +155,12 @@ def method_class(name: str) -> type[Method]:
     return importlib.import_module(f"{__name__}.{name}").METHOD
 
 
+def check_rows(tokens: list[Token], rows: list[Encoded]) -> None:
+    """One row a token."""
+    if len(rows) != len(tokens):
+        raise MethodError(f"{len(tokens)} drafted tokens came with {len(rows)} rows")
+
+
 def check_probs(tokens: list[Token], probs: Floats) -> None:
     """One probability a token, each in (0, 1]: a token of probability zero cannot have been drawn."""
     if len(probs) != len(tokens):

@@ -10,7 +10,7 @@ because the token is drawn from what is sent.
 
 from __future__ import annotations
 
-from nodes.methods import Method, MethodError, Score
+from nodes.methods import Method, MethodError, Score, check_rows
 from nodes.sampling import accepted_prefix, residual, sample
 from transport.codecs import make_codec
 from transport.messages import Encoded, Proposal, Verdict
@@ -39,8 +39,7 @@ class CUHLM(Method):
         return Up(tokens=draft.tokens, rows=[self.short.encode(row) for row in draft.dists])
 
     def check(self, up):
-        if len(up.rows) != len(up.tokens):
-            raise MethodError(f"{len(up.tokens)} drafted tokens came with {len(up.rows)} rows")
+        check_rows(up.tokens, up.rows)
 
     def serve(self, up, base, coins):
         draft = [self.short.decode(row) for row in up.rows]

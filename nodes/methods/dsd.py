@@ -7,7 +7,7 @@ decoded row, which is the one the edge divides by.
 
 from __future__ import annotations
 
-from nodes.methods import Method, MethodError, Score
+from nodes.methods import Method, Score, check_rows
 from nodes.sampling import accepted_prefix, residual, sample
 from transport.messages import Encoded, Proposal, Verdict
 
@@ -28,8 +28,7 @@ class DSD(Method):
         return Up(tokens=draft.tokens, rows=draft.encoded)
 
     def check(self, up):
-        if len(up.rows) != len(up.tokens):
-            raise MethodError(f"{len(up.tokens)} drafted tokens came with {len(up.rows)} rows")
+        check_rows(up.tokens, up.rows)
 
     def serve(self, up, base, coins):
         draft = [self.up.decode(row) for row in up.rows]

@@ -9,7 +9,7 @@ U-HLM inexact is the upload policy that skips.
 
 from __future__ import annotations
 
-from nodes.methods import Method, MethodError, Score
+from nodes.methods import Method, Score, check_rows
 from nodes.sampling import accepted_prefix, residual, sample
 from transport.messages import Encoded, Proposal, Verdict
 
@@ -31,8 +31,7 @@ class HLM(Method):
         return Up(tokens=draft.tokens, rows=draft.encoded)
 
     def check(self, up):
-        if len(up.rows) != len(up.tokens):
-            raise MethodError(f"{len(up.tokens)} drafted tokens came with {len(up.rows)} rows")
+        check_rows(up.tokens, up.rows)
 
     def serve(self, up, base, coins):
         draft = [self.up.decode(row) for row in up.rows]
