@@ -36,8 +36,8 @@ from nodes.engine.make import make_engine
 from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
 from nodes.policies.stop import make_stop
-from nodes.probes import Probe, ProbeError, make_probe, probe_names
-from nodes.probes.sampler import Sampler
+from nodes.probes import EnergySource, ProbeError, probe_names
+from nodes.probes.sampler_process import SamplerProcess
 from nodes.records import RecordWriter
 from nodes.runspec import NodeSpec, RunSpec, read_runspec
 from nodes.tcp_trace import TcpTrace
@@ -63,11 +63,12 @@ def run_edge(
 ) -> None:
     """Serve until `stopping`. Announces `ready` with the endpoint once a device may connect."""
     with ExitStack() as stack:
+        sampler = stack.enter_context(SamplerProcess("edge"))
         engine = make_engine(spec.edge.engine, "target")
         for system in spec.systems:
             system.require_width(engine.vocab_size)
         drafter = make_engine(spec.edge.draft_engine, "draft") if spec.edge.draft_engine else None
-        sampler = stack.enter_context(_sampler("edge", spec.edge, engine, out, spec.shared_machine))
+        energy = _sample(sampler, spec.edge, engine, out, spec.shared_machine)
         secrets = load_edge_keys(keys) if keys else None
         link = ZmqEdgeLink(
             bind,
@@ -82,7 +83,7 @@ def run_edge(
         about = {
             "control_port": int(line.endpoint.rpartition(":")[2]),
             "clock": clock_identity(),
-            "energy_status": sampler.energy_source.status,
+            "energy_status": energy.status,
             "source": source_hash(),
             "told": spec.edge.engine,
         }
@@ -105,11 +106,12 @@ def run_device(
     """Run the spec's requests against the edge at `connect`, writing records to `out`. `control`: the edge's control
     line, where it is not beside the link; `control_exempt`: on the same path, but not shaped."""
     with ExitStack() as stack:
+        sampler = stack.enter_context(SamplerProcess("device"))  # before the limits: they are not for it
         limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share))
         engine = make_engine(spec.device.engine, "draft")
         for system in spec.systems:
             system.require_width(engine.vocab_size)
-        sampler = stack.enter_context(_sampler("device", spec.device, engine, out, spec.shared_machine, interface))
+        energy = _sample(sampler, spec.device, engine, out, spec.shared_machine, interface)
         writer = RecordWriter(out)
         stack.callback(writer.close)
         secrets = load_device_keys(keys) if keys else None
@@ -135,7 +137,7 @@ def run_device(
         require_same_edge(spec, node.edge()[0])
         clocks = Alignment(connect, control, spec.shaped and not control_exempt, call)
         clocks.measure(*node.edge())
-        statuses = {sampler.energy_source.status, node.edge()[0].get("energy_status")}
+        statuses = {energy.status, node.edge()[0].get("energy_status")}
         rest_s = spec.baseline_s if "measured" in statuses else 0.0
         baseline = [_rest(rest_s)]
         node.run(
@@ -209,29 +211,29 @@ def _rest(seconds: float) -> list[int]:
     return [began_ns, time.monotonic_ns()]
 
 
-def _sampler(
-    node: str, spec: NodeSpec, engine: Engine, out: Path, shared: bool, interface: str | None = None
-) -> Sampler:
-    """All probes this machine has, or those that are named; the node's own processes are what they watch."""
-    wanted = spec.probes.probes or probe_names()
-    probes: list[Probe] = []
-    for name in wanted:
-        options: dict[str, Any] = {}
-        if name == "psutil_estimate":
-            options = {"idle_w": spec.probes.idle_w, "full_w": spec.probes.full_w}
-            options["pids"] = {node: os.getpid()} if shared else ()
-        elif name == "radio_model" and spec.probes.radio:
-            options = {"interface": interface or "", **spec.probes.radio}
-        elif name == "paced_model" and "paced" in engine.labels:
-            pace = engine.pace  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
-            options = {
-                "idle_w": spec.probes.idle_w if spec.probes.idle_w is not None else pace.idle_w,
-                "active_w": spec.probes.full_w if spec.probes.full_w is not None else pace.active_w,
-                "busy_s": lambda: engine.busy_s,  # type: ignore[attr-defined]
-            }
-        probes.append(make_probe(name, **options))
+def _sample(
+    sampler: SamplerProcess, spec: NodeSpec, engine: Engine, out: Path, shared: bool, interface: str | None = None
+) -> EnergySource:
+    """All probes this machine has, or those that are named; the node's own process is what they watch."""
+    pids = {sampler.node: os.getpid()}
+    probes: dict[str, dict[str, Any]] = {name: {} for name in spec.probes.probes or probe_names()}
     paced = "paced" in engine.labels
-    return Sampler(probes, node, out, interval_ms=spec.probes.interval_ms, paced=paced, shared=shared)
+    busy = engine.busy if paced else None  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
+    declared = {"idle_w": spec.probes.idle_w, "full_w": spec.probes.full_w}
+    given: dict[str, dict[str, Any]] = {
+        "psutil_trace": {"pids": pids},
+        "psutil_estimate": {**declared, "pids": pids if shared else {}},
+        "radio_model": {"interface": interface or "", **spec.probes.radio} if spec.probes.radio else {},
+    }
+    if paced:
+        pace = engine.pace  # type: ignore[attr-defined]
+        given["paced_model"] = {
+            "idle_w": pace.idle_w if spec.probes.idle_w is None else spec.probes.idle_w,
+            "active_w": pace.active_w if spec.probes.full_w is None else spec.probes.full_w,
+        }
+    for name, options in probes.items():
+        options |= given.get(name, {})
+    return sampler.start(out, probes, spec.probes.interval_ms, paced=paced, shared=shared, busy=busy)
 
 
 def _announce(event: str, **fields: Any) -> None:

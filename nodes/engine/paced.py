@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nodes.busy import BusyTime
 from nodes.engine import Dists, Engine, EngineError
 from nodes.engine.profiles import Pace
 from nodes.sampling import Row
@@ -68,17 +69,12 @@ class PacedEngine:
         self.forwards = 0
         self.overruns = 0
         self.overrun_s = 0.0  # by how much, all overruns together
-        self._busy: tuple[float, float | None] = (
-            0.0,
-            None,
-        )  # (s of finished forwards, when the running one began)
+        self.busy = BusyTime()  # for whoever models the power of the large machine, in this process or another
 
     @property
     def busy_s(self) -> float:
-        """Seconds spent in forwards so far, the running one included; safe to read from another thread, which
-        models the power of the large machine with it."""
-        done_s, began_s = self._busy  # one reference, so never half of an update
-        return done_s if began_s is None else done_s + time.monotonic() - began_s
+        """Seconds spent in forwards so far, the running one included."""
+        return self.busy.seconds()
 
     def forward(self, sessions: Sequence[Session], rows: Sequence[int]) -> list[Dists]:
         """One duration for the whole batch: forward_ms once, plus per_token_ms for every token fed to any
@@ -87,13 +83,12 @@ class PacedEngine:
         n_prompt = sum(n for n, is_prompt in news if is_prompt)
         n_tokens = sum(n for n, is_prompt in news if not is_prompt)
         began_s = time.monotonic()
-        done_s, _ = self._busy
-        self._busy = (done_s, began_s)
+        self.busy.begin()
         try:
             dists = self.inner.forward(sessions, rows)
             self._wait(began_s + self.pace.duration_s(n_tokens, n_prompt))
         finally:
-            self._busy = (done_s + time.monotonic() - began_s, None)
+            self.busy.end()
         self.forwards += 1
         return [PaddedDists(part, self.vocab_size) for part in dists]
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 
 STATUSES = ("measured", "estimated", "modelled", "denied", "unsupported")   # the best first
 USABLE = STATUSES[:3]
-NOT_PROBES = frozenset({"calibrate", "cpu", "energy", "meter_csv", "sampler"})
+NOT_PROBES = frozenset({"calibrate", "cpu", "energy", "meter_csv", "sampler", "sampler_process"})
 PLUGINS = "dssd.probes"     # entry points of other packages: a serial meter, say
 
 

@@ -66,10 +66,10 @@ class PsutilTrace(Probe):
                 values += process.status() if later else []
             except OSError:
                 continue    # ended: its channels stop, which the trace shows
-        for core, (busy_s, steal_s) in enumerate(self.cpu_times.cores_s()):
-            values += [(f"cpu{core}.busy", busy_s, "s"), (f"cpu{core}.steal", steal_s, "s")]
         if later:
             self.later_due_s = now_s + LATER_S
+            for core, (busy_s, steal_s) in enumerate(self.cpu_times.cores_s()):
+                values += [(f"cpu{core}.busy", busy_s, "s"), (f"cpu{core}.steal", steal_s, "s")]
             values += self._network()
         if now_s >= self.slow_due_s:
             self.slow_due_s = now_s + SLOW_S

@@ -3,15 +3,17 @@ sensors."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from itertools import groupby
+from bisect import bisect_right
+from itertools import groupby, pairwise
 from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
-
 from nodes.probes import Channel, Finding, Probe, ProbeError, Reading
 from nodes.probes.sampler import Sample, read_samples
+
+Track = tuple[Channel, list[float], list[float]]    # channel, seconds, values
 
 
 class Replay(Probe):
@@ -25,7 +27,7 @@ class Replay(Probe):
 
     def __init__(self, path: str | Path = "", probe: str = "") -> None:
         self.path, self.probe = Path(path), probe
-        self.tracks: list[tuple[Channel, np.ndarray, np.ndarray]] = []     # channel, seconds, values
+        self.tracks: list[Track] = []
 
     def trial(self) -> Finding:
         if not self.path.is_file():
@@ -43,20 +45,30 @@ class Replay(Probe):
         self.start_s = time.monotonic()
         channels = tuple(channel for channel, _, _ in self.tracks)
         counted = any(channel.total for channel in channels)
-        step_ms = float(np.median(np.diff(self.tracks[0][1]))) * 1e3 if len(self.tracks[0][1]) > 1 else 1.0
+        steps_s = [later - earlier for earlier, later in pairwise(self.tracks[0][1])]
+        step_ms = statistics.median(steps_s) * 1e3 if steps_s else 1.0
         return Finding(self.name, "modelled", f"a recording, {self.path.name}", "", step_ms,
                        "node" if counted else "", channels)
 
     def read(self) -> list[Reading]:
         now_s = time.monotonic() - self.start_s
         return [
-            Reading(channel.name, float(np.interp(now_s, seconds, values)), channel.unit, "modelled")
+            Reading(channel.name, _between(now_s, seconds, values), channel.unit, "modelled")
             for channel, seconds, values in self.tracks
             if seconds[0] <= now_s <= seconds[-1]
         ]
 
 
-def _track(samples: list[Sample], start_ns: int) -> tuple[Channel, np.ndarray, np.ndarray]:
+def _track(samples: list[Sample], start_ns: int) -> Track:
     first = samples[0]
-    seconds = np.array([(s.t_ns - start_ns) / 1e9 for s in samples])
-    return Channel(first.channel, first.unit, "modelled", first.total), seconds, np.array([s.value for s in samples])
+    seconds = [(s.t_ns - start_ns) / 1e9 for s in samples]
+    return Channel(first.channel, first.unit, "modelled", first.total), seconds, [s.value for s in samples]
+
+
+def _between(at_s: float, seconds: list[float], values: list[float]) -> float:
+    """The straight line between the two samples around `at_s`, which is not outside them."""
+    after = bisect_right(seconds, at_s)
+    if after == len(seconds):
+        return values[-1]
+    (s0, s1), (v0, v1) = seconds[after - 1 : after + 1], values[after - 1 : after + 1]
+    return v0 + (v1 - v0) * (at_s - s0) / (s1 - s0)

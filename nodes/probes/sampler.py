@@ -103,6 +103,7 @@ class Sampler:
         self.late_ms: list[float] = []
         self.cpu_s: dict[int, float] = {}      # of each lane, by its number
         self.write_error = ""
+        self.footer: dict[str, Any] = {}
         self._records: deque[dict[str, Any]] = deque()      # its ends are atomic: lanes need no lock
         self._stopping = threading.Event()
         self._lanes: list[threading.Thread] = []
@@ -146,8 +147,8 @@ class Sampler:
         self._stopping.set()
         for thread in self._lanes:
             thread.join(timeout=10.0)
-        footer = {"clock": clock_pair(), **self.cost()}
-        self._records.append({"footer": footer})
+        self.footer = {"clock": clock_pair(), **self.cost()}
+        self._records.append({"footer": self.footer})
         try:
             self._flush()
         finally:
@@ -156,7 +157,7 @@ class Sampler:
                 probe.close()
         if self.write_error:
             raise OSError(f"{self.path} is incomplete: {self.write_error}")
-        return footer
+        return self.footer
 
     def cost(self) -> dict[str, Any]:
         """The sampler's own CPU seconds and how late its ticks were."""
