@@ -23,9 +23,11 @@ from typing import Any
 
 import msgspec
 
+from experiments import course
 from experiments.schema import Config
 from netem.check import check_link
 from netem.lab import Lab, exit_on_sigterm, open_lab
+from netem.traces.player import Player
 from transport.keys import make_keys
 
 READY_WITHIN_S = 120.0  # loading a large model takes its time
@@ -133,6 +135,7 @@ def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome
     """Run `config` with its files in `folder`, noting in `outcome` what happened besides. Raises LinkError, RunError;
     link and nodes are gone afterwards."""
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))
+    course.keep_files(config.link, folder)
     with exit_on_sigterm(), interrupt_as_exit(), tempfile.TemporaryDirectory(prefix="dssd-keys-") as secrets:
         progress("link", {})
         with open_lab(config.link) as lab:
@@ -140,8 +143,24 @@ def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome
             _check(lab, config, folder, progress, outcome)
             keys = _keys(config, Path(secrets))
             address = lab.edge.address
-            supervise(config, _seats(lab, folder, keys), f"tcp://{address}:0", address, folder, progress, outcome)
+            with Player(lab, folder / course.LOG) as player:
+                seats = _seats(lab, folder, keys)
+                heard = _hearing(progress, course.Course(player, config.link))
+                try:
+                    supervise(config, seats, f"tcp://{address}:0", address, folder, heard, outcome)
+                finally:
+                    outcome.link |= {"played": played} if (played := course.played(folder)) else {}
+            player.check()
             outcome.link["counters"] = lab.exec_counters()
+            _write_link(folder, outcome)
+
+
+def _hearing(progress: Progress, played: course.Course) -> Progress:
+    def heard(stage: str, fields: dict[str, Any]) -> None:
+        played.hear(stage, fields)
+        progress(stage, fields)
+
+    return heard
 
 
 def _check(lab: Lab, config: Config, folder: Path, progress: Progress, outcome: Outcome) -> None:
@@ -149,11 +168,15 @@ def _check(lab: Lab, config: Config, folder: Path, progress: Progress, outcome: 
     report = None
     if config.link.is_shaped:
         progress("check", {})
-        report = check_link(lab)
-        outcome.link |= report.to_dict()
-    (folder / "link.json").write_text(json.dumps(outcome.link, indent=1) + "\n", encoding="utf-8")
+        report = check_link(lab, lab.now)
+        outcome.link |= {**report.to_dict(), "declared": lab.spec.model_dump()}
+    _write_link(folder, outcome)
     if report:
         report.require()
+
+
+def _write_link(folder: Path, outcome: Outcome) -> None:
+    (folder / "link.json").write_text(json.dumps(outcome.link, indent=1) + "\n", encoding="utf-8")
 
 
 def _keys(config: Config, secrets: Path) -> list[str]:

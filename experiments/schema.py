@@ -35,7 +35,7 @@ from experiments.remote.inventory import HostsSpec
 from experiments.sweep.section import SweepSection
 from experiments.systems_section import SystemEntry, as_entry
 from experiments.workloads import WorkloadSpec
-from netem.spec import LinkSpec
+from netem.spec import DIRECTIONS, LinkSpec
 from nodes.composition import System, system_names
 from nodes.engine.make import known_vocab_size
 from nodes.methods import method_class
@@ -115,8 +115,8 @@ class Config(Strict):
     @field_validator("link")
     @classmethod
     def _link_lets_something_through(cls, value: LinkSpec) -> LinkSpec:
-        for which in ("up", "down"):
-            loss_pct = getattr(value, which).mean_loss_pct
+        for which in DIRECTIONS:
+            loss_pct = value.direction(which).long_term_loss_pct
             if loss_pct >= 100:
                 raise ValueError(f"{which} loses everything ({loss_pct:g} %), so no request could ever end: lower it")
         return value
@@ -144,8 +144,24 @@ class Config(Strict):
         for where, spec, role in self._engines:
             check_engine(spec, role, where)
             self._require_widths(known_vocab_size(spec, role))
+        self._require_time_to_survive()
         self.prompts  # noqa: B018  read now, so that what is wrong with them is an error of the configuration
         return self
+
+    def _require_time_to_survive(self) -> None:
+        """What cuts the link has to end before the device gives up, and to be played where there is a player."""
+        give_up_s = self.transport.give_up_after_s
+        for outage in self.link.outages:
+            if outage.for_s >= give_up_s:
+                raise ValueError(
+                    f"link.outages: one lasts {outage.for_s:g} s, and after {give_up_s:g} s of silence the device gives"
+                    f" up: shorten it, or raise transport.give_up_after_s"
+                )
+        if self.hosts is not None and self.link.changes_while_it_runs:
+            raise ValueError(
+                "link.trace and link.outages are played in a lab of one machine, and hosts names two: leave out hosts,"
+                " or the trace and the outages"
+            )
 
     def _require_widths(self, vocab_size: int | None) -> None:
         if vocab_size is not None:
@@ -196,9 +212,9 @@ class Config(Strict):
         """What sockets and retries are scaled from: slower rate, larger loss, round trip with its jitter."""
         up, down = self.link.up, self.link.down
         return Timing(
-            rtt_ms=max(1.0, self.link.base_rtt_ms + up.jitter_ms + down.jitter_ms),
-            rate_mbps=min(up.rate_mbps or UNLIMITED_RATE_MBPS, down.rate_mbps or UNLIMITED_RATE_MBPS),
-            loss_pct=max(up.mean_loss_pct, down.mean_loss_pct),
+            rtt_ms=max(1.0, up.longest_delay_ms + down.longest_delay_ms + up.jitter_ms + down.jitter_ms),
+            rate_mbps=min(up.slowest_mbps or UNLIMITED_RATE_MBPS, down.slowest_mbps or UNLIMITED_RATE_MBPS),
+            loss_pct=max(up.long_term_loss_pct, down.long_term_loss_pct),
             retry_after_s=self.transport.retry_after_s,
             give_up_after_s=self.transport.give_up_after_s,
         )
@@ -243,6 +259,9 @@ class Config(Strict):
         plain["device"] |= {"engine": self.device_engine}
         plain["edge"] |= {"engine": self.edge_engine, "draft_engine": self.edge_draft_engine}
         plain["workload"]["sha256"] = self.workload.file_sha256
+        for which in DIRECTIONS:
+            if (trace := self.link.direction(which).trace) is not None:
+                plain["link"][which]["trace"]["sha256"] = trace.file_sha256
         if self.hosts is None:
             del plain["hosts"]
         return msgspec.to_builtins(plain)

@@ -39,12 +39,23 @@ def load_profile(name: str) -> dict[str, Any]:
         raise ValueError(f"link profile {path} has unknown keys {', '.join(unknown)}: known are {', '.join(KEYS)}")
     if "profile" in data["link"]:
         raise ValueError(f"link profile {path} starts from another profile: write its numbers out instead")
+    _from_the_folder(data["link"], path.parent)
     return {
         "name": path.stem,
         "title": data.get("title", ""),
         "source": data.get("source", ""),
         "link": data["link"],
     }
+
+
+def _from_the_folder(link: dict[str, Any], folder: Path) -> None:
+    """A trace beside the profile is named by a path relative to it."""
+    for place in (link, link.get("up"), link.get("down")):
+        if isinstance(place, dict) and place.get("trace"):
+            trace = place["trace"] if isinstance(place["trace"], dict) else {"file": place["trace"]}
+            if isinstance(trace.get("file"), str):
+                trace = {**trace, "file": str(Path(folder, Path(trace["file"]).expanduser()).resolve())}
+            place["trace"] = trace
 
 
 def list_profiles() -> list[dict[str, Any]]:

@@ -240,6 +240,11 @@ class LinkSpec(Strict):
     jitter_ms: float | None = Field(default=None, exclude=True)
     trace: TraceSpec | None = Field(default=None, exclude=True, description="of both directions")
     outages: list[OutageSpec] = Field(default=[], description="when the link is cut, and for how long")
+    clock: Literal["system", "request", "run"] = Field(
+        default="system",
+        description="what the time of traces and outages counts: each system's own requests, one after another, so that"
+        " all meet the same course; each request from its start; or the run, from its first counted request",
+    )
     up: DirectionSpec = DirectionSpec()
     down: DirectionSpec = DirectionSpec()
     tcp: TcpSpec = TcpSpec()

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from netem.impairments import Strict
 from netem.traces.files import Format, Side, read_trace
@@ -17,9 +17,9 @@ FASTEST_S = 0.01  # changes closer together would be late, each takes about a mi
 
 
 class TraceSpec(Strict):
-    """A direction's trace. Its time begins with the first counted request; until then its first point holds."""
+    """A direction's trace. Its time begins as `link.clock` says; until then its first point holds."""
 
-    file: str
+    file: str = Field(description="a relative path is taken from the configuration's folder")
     side: Side = Field(default="up", description="whose columns of a csv; by default the direction's own")
     format: Format | None = Field(default=None, description="None: told by the first line, see `dssd netem trace show`")
     loop: bool = Field(default=True, description="begin again at the end; false: the last point goes on")
@@ -27,6 +27,11 @@ class TraceSpec(Strict):
     speed: float = Field(default=1.0, gt=0, le=1000, description="2: twice as fast")
     step_ms: float = Field(default=100.0, ge=10, le=10_000, description="what a Mahimahi trace is averaged over")
     sha256: str | None = Field(default=None, description="of the file, to be told if it is another one")
+
+    @field_validator("file")
+    @classmethod
+    def _file_from_the_folder(cls, value: str, info: ValidationInfo) -> str:
+        return str(Path((info.context or {}).get("folder", "."), Path(value).expanduser()).resolve())
 
     @property
     def trace(self) -> Trace:
@@ -69,7 +74,7 @@ class TraceSpec(Strict):
 
 
 class OutageSpec(Strict):
-    """The link is cut, and mended after `for_s`. Times count from the start of the first counted request."""
+    """The link is cut, and mended after `for_s`. Times count as `link.clock` says."""
 
     at_s: float = Field(ge=0)
     for_s: float = Field(gt=0)
