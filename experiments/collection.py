@@ -10,6 +10,7 @@ What cannot be taken in is left out and said: `left_out` has a line for each.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -170,6 +171,13 @@ def link_label(declared: Mapping[str, Any]) -> str:
     parts += [f"{_both(losses)} % loss"] if any(losses) else []
     text = ", ".join(parts) or "not shaped"
     return f"{declared['profile']} ({text})" if declared.get("profile") else text
+
+
+def link_size(declared: Mapping[str, Any]) -> tuple[float, float]:
+    """What links are ordered by: round trip, then how slow the slower way is."""
+    ways = [declared.get(way) or {} for way in ("up", "down")]
+    rates = [way.get("rate_mbps") or math.inf for way in ways]
+    return sum(float(way.get("delay_ms") or 0) for way in ways), -min(rates)
 
 
 def _both(values: Sequence[float | None]) -> str:

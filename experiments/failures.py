@@ -9,6 +9,7 @@ OURS = {
     "experiments.reading": ["ConfigError"],
     "experiments.launch": ["RunError"],
     "experiments.remote.ssh": ["RemoteError"],
+    "experiments.report.papers.picture": ["FigureError"],
     "experiments.store": ["StoreError"],
     "netem.errors": ["LinkError"],
     "nodes.composition": ["CompositionError"],

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from experiments.cli import catalogue, netem, nodes, probes, remote, results, runs, studies, sweep, train
+from experiments.cli import catalogue, figures, netem, nodes, probes, remote, results, runs, studies, sweep, train
 from experiments.cli.answers import OWN_NAMESPACES
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-for part in (runs, results, catalogue, nodes):
+for part in (runs, results, figures, catalogue, nodes):
     app.add_typer(part.app)
 app.add_typer(netem.app, name="netem")
 app.add_typer(probes.app, name="probes")

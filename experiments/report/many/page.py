@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from string import Template
 from typing import Any
 
 from experiments.axes import value_text
-from experiments.collection import Collection, Row, collect, link_label
+from experiments.collection import Collection, Row, collect, link_label, link_size
 from experiments.report import html
 from experiments.report.many import tables
 from experiments.report.many.winners import conditions
@@ -203,13 +202,8 @@ def page_data(collection: Collection, systems: Sequence[Mapping[str, Any]]) -> d
 
 def _by_size(collection: Collection, links: Sequence[str]) -> list[tuple[tuple[float, float], str]]:
     """Links with their round trip and how slow they are."""
-    found = []
-    for run, link in zip(collection.runs, links):
-        declared = (run.summary.get("link") or {}).get("declared") or {}
-        ways = [declared.get(way) or {} for way in ("up", "down")]
-        rates = [way.get("rate_mbps") or math.inf for way in ways]
-        found.append(((sum(float(way.get("delay_ms") or 0) for way in ways), -min(rates)), link))
-    return found
+    declared = [(run.summary.get("link") or {}).get("declared") or {} for run in collection.runs]
+    return [(link_size(one), link) for one, link in zip(declared, links)]
 
 
 def _metrics(rows: Sequence[Row]) -> dict[str, str]:
