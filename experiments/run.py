@@ -17,8 +17,6 @@ from experiments.schema import Config, config_id
 from experiments.store import RunFolder, StoreError, create_run
 from experiments.summary import finite, summarise_run
 from netem.backend import choose_backend, choose_congestion
-from netem.check import check_link
-from netem.lab import exit_on_sigterm, open_lab
 from netem.plan import LabNames, netns_plan, shell_lines
 from netem.spec import DIRECTIONS, LinkSpec
 from nodes.device import jobs
@@ -127,9 +125,3 @@ def link_commands(config: Config) -> list[str]:
     names = LabNames("plan")
     plan = netns_plan(names, config.link, choose_congestion(config.link.tcp.congestion))
     return shell_lines(plan.steps, names)
-
-
-def check_only(config: Config) -> dict[str, Any]:
-    """Build the link, measure it, take it down."""
-    with exit_on_sigterm(), open_lab(config.link) as lab:
-        return {"backend": lab.backend, **check_link(lab).to_dict()}

@@ -220,6 +220,7 @@ class ToleranceSpec(Strict):
 
     rtt_ms: float = Field(default=1.0, gt=0)
     rate_pct: float = Field(default=5.0, gt=0, le=100)
+    jitter_pct: float = Field(default=25.0, gt=0, description="of its spread; three standard errors are added")
     loss_confidence: float = Field(default=0.99, ge=0.5, lt=1)
 
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Optional
 import typer
 
 from experiments.cli.answers import (
-    ConfigPath,
     Json,
     Overrides,
     answer,
@@ -96,17 +95,34 @@ def netem_plan(
 
 
 @app.command("check")
-def netem_check(config: ConfigPath, overrides: Overrides = None, json: Json = False) -> None:
-    """Build a configuration's link, measure it, take it down: declared, applied, observed."""
+def netem_check(
+    config: OptionalConfig = None,
+    link: Link = None,
+    name: Annotated[Optional[str], typer.Option("--name", help="A lab that `up` made, as it is now.")] = None,  # noqa: UP045
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--plot", help="Measured against declared, as a picture: .png, .pdf or .svg.", metavar="FILE"),
+    ] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Measure a link, built for the purpose or kept by `up`: declared, applied, observed. Exit code 1 if it is off."""
     with plain_errors():
-        from experiments.run import check_only
-        from experiments.schema import load_config
+        from experiments.interface import link_from
+        from experiments.link_check import check_kept, check_new, show_check
+        from experiments.report.link_plot import write_link_plot
 
-        loaded = load_config(config, overrides or [])
-        take_rights_for(loaded.link)
-        link = check_only(loaded)
-        answer(link, json, lambda found: print(jsonlib.dumps(found, indent=1)))
-        if link["problems"]:
+        if name is not None:
+            _only_with("a link built for the check, without --name", config=config, link=link, set=overrides)
+            found = check_kept(name)
+        else:
+            spec = link_from(config, link, overrides or [])
+            take_rights_for(spec)
+            found = check_new(spec)
+        if plot:
+            write_link_plot(found, plot)
+        answer(found, json, show_check)
+        if found["problems"]:
             raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.report import html
 from experiments.report.energy import OBTAINED
+from experiments.report.link_rows import HEADINGS, link_rows
 from experiments.report.palette import system_slots
 from experiments.report.plot import Cell, Figures, Table
 from experiments.store import RunFolder, StoreError
@@ -89,53 +90,16 @@ def _class(left: bool) -> str:
 def link(summary: Mapping[str, Any]) -> str:
     """Declared, applied and observed, each way."""
     found = summary["link"]
-    observed = found.get("observed") or {}
-    rows = [row for way in ("up", "down") for row in _link_rows(way, found, observed)]
-    rtt = _observed(observed.get("rtt_ms"))
-    if rtt:
-        declared = [(found.get("declared") or {}).get(way, {}).get("delay_ms") or 0.0 for way in ("up", "down")]
-        rows.insert(0, ["round trip, rtt_ms", html.number(sum(declared)), None, rtt])
+    rows = link_rows(found)
     parts = [f"<p>{escape(link_text(found))}</p>"] if found else ["<p>The run did not get as far as its link.</p>"]
     if rows:
-        parts.append(html.table(Table(["", "declared", "applied", "observed"], rows)))
+        parts.append(html.table(Table(HEADINGS, rows)))
     parts += [f'<p class="warn">{escape(problem)}</p>' for problem in found.get("problems") or []]
     parts.append(html.listed(f"not checked: {line}" for line in found.get("skipped") or []))
     rest = {key: found[key] for key in ("backend", "tcp", "router", "counters") if found.get(key)}
     if rest:
         parts.append(html.folded("TCP settings, router, counters", html.preformatted(_json(rest))))
     return html.section("Link", parts)
-
-
-def _link_rows(way: str, found: Mapping[str, Any], observed: Mapping[str, Any]) -> list[list[Cell]]:
-    declared = (found.get("declared") or {}).get(way) or {}
-    applied = (found.get("applied") or {}).get(way) or {}
-    seen = observed.get(way) or {}
-    rows: list[list[Cell]] = []
-    for key in dict.fromkeys([*declared, *applied, *seen]):
-        if key.endswith("_interval_pct") or (key == "distribution" and not declared.get("jitter_ms")):
-            continue
-        shown = _observed(seen.get(key), seen.get(key.removesuffix("_pct") + "_interval_pct"))
-        if declared.get(key) or applied.get(key) or (shown and shown != "0"):
-            rows.append([f"{way}, {key}", _plain(declared.get(key)), _plain(applied.get(key)), shown])
-    return rows
-
-
-def _plain(value: Any) -> str | None:
-    if value is None or value == {}:
-        return None
-    if isinstance(value, bool | str):
-        return str(value)
-    return html.number(value) if isinstance(value, int | float) else json.dumps(value)
-
-
-def _observed(value: Any, interval: Any = None) -> str | None:
-    """A spread as its median and 95th percentile, a share with its interval."""
-    if isinstance(value, Mapping) and value.get("median") is not None:
-        return f"{html.number(value['median'])} (p95 {html.number(value['p95'])}, {value['probes']} probes)"
-    text = _plain(value)
-    if text and interval:
-        text += f" ({html.number(interval[0])} to {html.number(interval[1])})"
-    return text
 
 
 def events(summary: Mapping[str, Any], requests: Sequence[RequestRecord]) -> str:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from netem.check import LinkReport, _arrival_rate_mbps, _independent_share, _mean_burst, check_link
+from netem.check import check_link
 from netem.errors import LinkError
 from netem.lab import Lab
-from netem.spec import DirectionSpec, LinkSpec
+from netem.spec import LinkSpec
 
 
 @pytest.mark.lab
@@ -27,6 +27,8 @@ def test_an_honest_link_passes_within_the_figures(lab: Lab) -> None:
             assert any(f"rate {which}: the prober could offer only" in text for text in report.skipped)
         assert seen["loss_interval_pct"][0] <= 1 <= seen["loss_interval_pct"][1]
         assert seen["probes"] > 1000 and seen["reordered"] == 0
+        assert "rate_mbps" not in seen or seen["goodput_mbps"] < 0.98 * seen["rate_mbps"]
+    assert len(report.delays_ms["rtt"]) == report.observed["rtt_ms"]["probes"]
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True
 
 
@@ -54,6 +56,11 @@ def test_an_honest_link_passes_within_the_figures(lab: Lab) -> None:
         ({"rtt_ms": 4, "down": {"loss_pct": 4}}, {"rtt_ms": 4, "down": {"loss_pct": 1}}, ["loss down: declared 1 %"]),
         pytest.param(
             {"rtt_ms": 4, "up": {"loss_pct": 1}}, {"rtt_ms": 4}, ["loss up: declared 0 %"], marks=pytest.mark.slow
+        ),
+        (
+            {"up": {"delay_ms": 20, "jitter_ms": 2}, "down": {"delay_ms": 20}},
+            {"up": {"delay_ms": 20, "jitter_ms": 10}, "down": {"delay_ms": 20}},
+            ["jitter up: declared 10 ms uniform", "tolerance.jitter_pct"],
         ),
         pytest.param(
             {"up": {"delay_ms": 20, "jitter_ms": 10, "reorder_pct": 30}},
@@ -87,6 +94,11 @@ def test_a_dishonest_link_is_refused_by_name(lab: Lab, real: dict, claimed: dict
         {"rtt_ms": 30, "loss_pct": 10},
         {"rtt_ms": 30, "up": {"gilbert": {"mean_loss_pct": 3, "mean_burst": 4}}},
         {"rtt_ms": 40, "jitter_ms": 10},
+        {"up": {"delay_ms": 20, "jitter_ms": 5, "distribution": "normal"}, "down": {"delay_ms": 10}},
+        {"up": {"delay_ms": 20, "jitter_ms": 8, "distribution": "pareto"}, "down": {"delay_ms": 10}},
+        {"up": {"delay_ms": 10, "reorder_pct": 20}, "down": {"delay_ms": 10}},
+        {"up": {"delay_ms": 10, "slot": {"min_ms": 5, "max_ms": 10}}, "down": {"delay_ms": 10}},
+        {"up": {"delay_ms": 10, "rate_mbps": 5, "rate_cell_bytes": 48, "rate_cell_overhead_bytes": 5}},
         {"profile": "lte"},
         {"profile": "lte_fair"},
         {"profile": "wifi_poor"},
@@ -97,25 +109,3 @@ def test_a_dishonest_link_is_refused_by_name(lab: Lab, real: dict, claimed: dict
 def test_many_honest_links_pass(lab: Lab, link: dict) -> None:
     lab.change(LinkSpec(backend=lab.backend, **link))
     check_link(lab).require()
-
-
-def test_rate_is_the_slope_of_arrivals_past_the_start() -> None:
-    arrivals = [0] * 30 + [1_000_000 * index for index in range(1, 61)]  # one 1514-byte frame per millisecond
-    assert _arrival_rate_mbps(arrivals) == pytest.approx(12.112)
-    assert _arrival_rate_mbps([]) == 0
-
-
-def test_bursts_are_runs_of_missing_numbers() -> None:
-    assert _mean_burst(10, {2, 3, 6, 7, 8, 9}) == 2
-    assert _mean_burst(3, {0, 1, 2}) is None
-
-
-def test_probes_lost_in_bursts_tell_less() -> None:
-    assert _independent_share(DirectionSpec(loss_pct=3)) == 1
-    bursty = DirectionSpec(gilbert={"mean_loss_pct": 3, "mean_burst": 10})
-    assert 0.01 < _independent_share(bursty) < 0.1
-
-
-def test_report_without_problems_requires_nothing() -> None:
-    report = LinkReport(declared={}, applied={})
-    assert report.require() is report
