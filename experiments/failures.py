@@ -12,6 +12,7 @@ OURS = {
     "experiments.report.papers.picture": ["FigureError"],
     "experiments.store": ["StoreError"],
     "netem.errors": ["LinkError"],
+    "netem.traces.trace": ["TraceError"],
     "nodes.composition": ["CompositionError"],
     "nodes.engine": ["EngineError"],
     "nodes.probes": ["ProbeError"],

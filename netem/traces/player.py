@@ -99,6 +99,7 @@ class Player:
         self._start: Start | None = None
         self._turn = 0  # of `follow`, `rest` and `stop`: what is played belongs to one
         self._stopping = False
+        self._cut: set[Direction] = set()
         self._error: LinkError | None = None
         self._thread = threading.Thread(target=self._run, name="link trace", daemon=True)
 
@@ -144,8 +145,7 @@ class Player:
                             break
                     if start is not None:
                         self._play(turn, start, log)
-                    self._lab.mend()
-                self._lab.mend()
+                        self._mend(start, log)
                 self._lab.read_back()
             except LinkError as error:
                 self._error = LinkError(f"the link could not follow its trace: {error}")
@@ -168,6 +168,11 @@ class Player:
                 self._apply(event, start, late, log)
         self._wait_until(None, turn)
 
+    def _mend(self, start: Start, log: TextIO) -> None:
+        now_s = start.t_s + (time.monotonic_ns() - start.at_ns) / 1e9
+        for which in sorted(self._cut):
+            self._apply(Event(now_s, which, "mend"), start, False, log)
+
     def _apply(self, event: Event, start: Start, late: bool, log: TextIO) -> None:
         began_ns, outcome = time.monotonic_ns(), "skipped" if late else "failed"
         try:
@@ -175,9 +180,11 @@ class Player:
                 if event.point is not None:
                     self._lab.retune(event.direction, event.point, event.hold_s)
                 elif event.what == "cut":
+                    self._cut.add(event.direction)
                     self._lab.cut(event.direction)
                 else:
                     self._lab.mend(event.direction)
+                    self._cut.discard(event.direction)
                 outcome = "applied"
         finally:
             times = {"due_ns": start.due_ns(event), "began_ns": began_ns, "done_ns": time.monotonic_ns()}

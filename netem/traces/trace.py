@@ -59,6 +59,18 @@ class Trace:
         """Over time."""
         return sum(value * hold for value, hold in zip(self.column(key), self._holds)) / self.period_s
 
+    def mean_between(self, key: str, from_s: float, to_s: float) -> float:
+        """Over that part of a period."""
+        held = 0.0
+        for point, hold_s in zip(self.points, self._holds):
+            held += point.values[key] * max(0.0, min(to_s, point.t_s + hold_s) - max(from_s, point.t_s))
+        return held / (to_s - from_s)
+
+    @property
+    def shut_share(self) -> float:
+        """Of time, in which nothing passes."""
+        return sum(hold for point, hold in zip(self.points, self._holds) if not point.lets_through) / self.period_s
+
     @property
     def finest_s(self) -> float:
         """The shortest time for which a point holds."""
