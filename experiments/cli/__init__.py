@@ -10,7 +10,20 @@ import sys
 
 import typer
 
-from experiments.cli import catalogue, figures, netem, nodes, probes, remote, results, runs, studies, sweep, train
+from experiments.cli import (
+    catalogue,
+    figures,
+    netem,
+    nodes,
+    probes,
+    remote,
+    results,
+    runs,
+    studies,
+    sweep,
+    trace,
+    train,
+)
 from experiments.cli.answers import OWN_NAMESPACES
 
 app = typer.Typer(
@@ -23,6 +36,7 @@ app = typer.Typer(
 )
 for part in (runs, results, figures, catalogue, nodes):
     app.add_typer(part.app)
+netem.app.add_typer(trace.app, name="trace")
 app.add_typer(netem.app, name="netem")
 app.add_typer(probes.app, name="probes")
 app.add_typer(remote.app, name="remote")
