@@ -62,6 +62,6 @@ import urllib.request as r; r.urlopen('$cpu_index/torch/', timeout=5)" 2>/dev/nu
     .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt $index torch
 fi
 say "installing the testbed and its libraries into .venv"
-.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[report,nvidia,dev]'
+.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[report,nvidia,parallel,dev]'
 .venv/bin/python -m compileall -q nodes transport netem experiments >/dev/null || true
 say "done"

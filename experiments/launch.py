@@ -69,6 +69,7 @@ class Node:
 
     def __init__(self, seat: Seat, arguments: list[str], folder: Path, events: queue.Queue) -> None:
         self.seat, self.name, self.log = seat, seat.node, folder / f"{seat.node}.log"
+        self.said = ""  # the last failure it told of
         bond = "--die-with-stdin" if seat.leashed else "--die-with-parent"
         argv = [seat.python, "-m", "nodes.process", seat.node, bond, *seat.arguments, *arguments]
         with self.log.open("ab") as log:
@@ -98,8 +99,10 @@ class Node:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             try:
-                events.put((self, json.loads(line)))
-            except ValueError:  # a library that prints; it is in nobody's way
+                event = json.loads(line)
+                self.said = event.get("error", self.said)
+                events.put((self, event))
+            except (ValueError, AttributeError):  # a library that prints; it is in nobody's way
                 continue
         events.put((self, {"event": "exit", "code": self.process.wait()}))
 
@@ -119,7 +122,7 @@ class Node:
     def complaint(self) -> str:
         """The end of the log, for an error message."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n  ".join([f"(log: {self.log})", *lines])
+        return "\n  ".join([f"{self.said} (log: {self.log})".strip(), *lines])
 
     def raise_if_over(self, event: dict[str, Any]) -> None:
         """Raises RunError if this event is this node's last."""

@@ -68,6 +68,9 @@ class EdgeSpec(NodeSection):
     draft_engine: Spelled | None = Field(
         default=None, description="for systems that draft at the edge; default: the device's"
     )
+    tensor_parallel: int | None = Field(
+        default=None, ge=1, le=1024, description="processes that hold the target between them, one a GPU"
+    )
     batch: str | dict[str, Any] = Field(default="immediate", description="when a forward fires: immediate, size, age")
     max_sessions: int = Field(default=256, ge=1)
     restarts: int = Field(default=1, ge=0, description="times the edge is started again if it dies")
@@ -124,6 +127,7 @@ def engine_spec(
         ("pace", pace, "pace"),
         ("threads", node.threads, f"{section}.threads"),
         ("dtype", node.dtype, f"{section}.dtype"),
+        ("tensor_parallel", getattr(node, "tensor_parallel", None), f"{section}.tensor_parallel"),
     ):
         if value is None:
             continue

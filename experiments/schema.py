@@ -256,6 +256,7 @@ class Config(Strict):
         plain["systems"] = [e.spell_out(system) for e, system in zip(self.systems, self.compositions)]
         for node, short in product(("device", "edge"), ("pace", "threads", "dtype")):
             del plain[node][short]
+        del plain["edge"]["tensor_parallel"]
         plain["device"] |= {"engine": self.device_engine}
         plain["edge"] |= {"engine": self.edge_engine, "draft_engine": self.edge_draft_engine}
         plain["workload"]["sha256"] = self.workload.file_sha256

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodes.engine import Dists, Engine, SessionRefused
+from nodes.engine import Dists, Engine, EngineLost, SessionRefused
 from nodes.methods import Reply, Score, Serving, Speculate
 from nodes.policies.batch import Age, Immediate, Size
 from nodes.sampling import Coins
@@ -78,6 +78,8 @@ class Batcher:
         began_ns = time.monotonic_ns()
         try:
             dists = self._forward(batch)
+        except EngineLost:
+            raise
         except Exception as error:
             for task, _, _ in batch:
                 task.fail(task, error)

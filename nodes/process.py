@@ -32,7 +32,8 @@ from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
 from nodes.edge import EdgeNode, compare
 from nodes.engine import Engine, EngineError
-from nodes.engine.make import make_engine
+from nodes.engine import torchrun
+from nodes.engine.make import follow_engine, make_engine
 from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
 from nodes.policies.stop import make_stop
@@ -264,6 +265,18 @@ def _die_with_stdin(pid_file: Path) -> None:
     threading.Thread(target=hold, name="leash", daemon=True).start()
 
 
+def _be_one_of_several(rank: int | None, spec: RunSpec, argv: list[str]) -> None:
+    """The target is held by several processes: start them all, or be one of those that only compute."""
+    engine = spec.edge.engine
+    if rank is None:
+        again = [word for word in argv if word not in ("--die-with-parent", "--die-with-stdin")]
+        device = str(engine.get("device", "auto"))
+        torchrun.start(torchrun.processes(engine), "nodes.process", [*again, "--die-with-parent"], device)
+        return
+    torchrun.obey_rank_0()
+    follow_engine(engine)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nodes.process", description=__doc__.split("\n\n")[0])
     parser.add_argument("node", choices=["edge", "device"])
@@ -296,7 +309,9 @@ def main(argv: list[str] | None = None) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         if args.die_with_stdin:
             _die_with_stdin(args.out / f"{args.node}.pid")
-        if args.node == "edge":
+        if args.node == "edge" and (rank := torchrun.rank(spec.edge.engine)) != 0:
+            _be_one_of_several(rank, spec, sys.argv[1:] if argv is None else argv)
+        elif args.node == "edge":
             run_edge(spec, args.out, args.bind, args.keys, stopping, args.control)
         else:
             line = (args.control, args.control_exempt)

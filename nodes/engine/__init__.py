@@ -28,6 +28,10 @@ class SessionRefused(EngineError):
         self.session = session
 
 
+class EngineLost(EngineError):
+    """The engine is gone for good, and every session with it: its node ends, and is started again if it may be."""
+
+
 class Dists(Protocol):
     """[T, V] rows, each a processed distribution; may live on an accelerator, rows leave one by one."""
 

@@ -3,9 +3,10 @@ unknown id would kill the process in the embedding, and with it every other sess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from nodes.engine import SessionRefused
+from nodes.engine import EngineError, SessionRefused
 from nodes.session import Session
 
 
@@ -31,3 +32,17 @@ def check_batch(sessions: Sequence[Session], rows: Sequence[int], n_ids: int, ma
         if news and not (min(news) >= 0 and max(news) < n_ids):
             stranger = next(token for token in news if not 0 <= token < n_ids)
             raise SessionRefused(session, f"token {stranger} is not in the vocabulary, which has ids 0 to {n_ids - 1}")
+
+
+def check_shares(name: str, config: Mapping[str, Any], count: int) -> None:
+    """Every process of a tensor-parallel model holds as many attention heads as any other. `config`: the model's, as
+    its config.json says it. Raises EngineError."""
+    config = config.get("text_config", config)
+    heads = int(config.get("num_attention_heads") or 0)
+    of_keys = int(config.get("num_key_value_heads") or heads)
+    if heads % count or of_keys % count:
+        can = ", ".join(str(n) for n in range(1, of_keys + 1) if heads % n == 0 and of_keys % n == 0)
+        raise EngineError(
+            f"{name}: its {heads} attention heads ({of_keys} of keys and values) cannot be shared out equally among "
+            f"{count} processes; tensor_parallel can be {can}"
+        )

@@ -42,7 +42,8 @@ class HfEngine:
     """`vocab_size` is the width of the model's head, which may exceed the tokenizer's (Qwen pads it); the
     padding entries have probability zero in every row.
 
-    One engine is used by one thread at a time. `threads` is torch's setting for the whole process.
+    One engine is used by one thread at a time. `threads` is torch's setting for the whole process. `processes` of a
+    group hold the model between them (see hf_parallel.py): all make this engine and call it alike.
     """
 
     labels: frozenset[str] = frozenset()
@@ -56,12 +57,13 @@ class HfEngine:
         dtype: str = "float32",
         device: str = "auto",
         threads: int | None = None,
+        processes: int = 1,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.name = name
         self.device = torch.device(find_device(device))
-        inner, self.model = load(str(model), str(tokenizer or model), DTYPES[dtype], self.device)
+        inner, self.model = load(str(model), str(tokenizer or model), DTYPES[dtype], self.device, processes)
         self.tokenizer: Tokenizer = HfTokenizer(inner)
         vocabulary = inner.get_vocab()
         head = self.model.get_output_embeddings()
@@ -96,9 +98,7 @@ class HfEngine:
     def forward(self, sessions: Sequence[Session], rows: Sequence[int]) -> list[Dists]:
         """See `Engine`. Sessions whose new tokens number alike (up to 31, to 63, to 127, ...) share a
         forward, so that padding at most doubles the work a long prompt brings."""
-        for session in sessions:
-            self._roll_back(session)
-        check_batch(sessions, rows, self._n_ids, self.max_tokens)
+        self.prepare(sessions, rows)
         groups: dict[int, list[int]] = defaultdict(list)
         for i, session in enumerate(sessions):
             n_new = len(session.tokens) - session.fed
@@ -118,6 +118,13 @@ class HfEngine:
                 self.release(session)
             raise
         return [TorchDists(found[i].logits, session.sampling, found[i].states) for i, session in enumerate(sessions)]
+
+    def prepare(self, sessions: Sequence[Session], rows: Sequence[int]) -> None:
+        """All of a forward before anything is fed: caches are rolled back, and `fed` says what they hold. Raises
+        SessionRefused."""
+        for session in sessions:
+            self._roll_back(session)
+        check_batch(sessions, rows, self._n_ids, self.max_tokens)
 
     def release(self, session: Session) -> None:
         session.cache, session.fed = None, 0

@@ -18,11 +18,11 @@ PLAIN = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "
 
 
 def fits(model: PreTrainedModel) -> bool:
-    """Is it a plain Llama, in float32, on the CPU?"""
+    """Is it a plain Llama, in float32, on the CPU, and whole?"""
     config = model.config
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     plain = all(getattr(config, key, None) == value for key, value in PLAIN.items())
-    at_home = model.device.type == "cpu" and model.dtype == torch.float32
+    at_home = model.device.type == "cpu" and model.dtype == torch.float32 and not getattr(model, "_tp_size", None)
     return plain and at_home and rope.get("rope_type", rope.get("type", "default")) == "default"
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from nodes.engine import EngineError
+from nodes.engine.checks import check_shares
 
 
 class HfTokenizer:
@@ -37,13 +40,17 @@ def find_device(wanted: str) -> str:
 
 
 def load(
-    model: str, tokenizer: str, dtype: torch.dtype, device: torch.device
+    model: str, tokenizer: str, dtype: torch.dtype, device: torch.device, processes: int = 1
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """`processes`: of this group, which hold the model between them. Raises EngineError."""
     progress_shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
         inner = AutoTokenizer.from_pretrained(tokenizer)
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        shared = _shared(model, processes) if processes > 1 else {}
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, **shared)
+    except EngineError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise EngineError(f"cannot load model '{model}': {said[0]}\n  remedy: {_remedy(model)}") from error
@@ -51,6 +58,28 @@ def load(
         if progress_shown:
             transformers.utils.logging.enable_progress_bar()
     return inner, loaded.eval().requires_grad_(False).to(device)
+
+
+def _shared(model: str, processes: int) -> dict[str, Any]:
+    """Raises EngineError where it cannot be held by so many."""
+    if find_spec("accelerate") is None:
+        raise EngineError(f"{model}: tensor_parallel needs accelerate: pip install 'dssd-testbed[parallel]'")
+    config = AutoConfig.from_pretrained(model)
+    check_shares(model, config.to_dict(), processes)
+    if not getattr(config.get_text_config(decoder=True), "base_model_tp_plan", None):
+        raise EngineError(
+            f"{model}: transformers {transformers.__version__} has no tensor-parallel plan for {config.model_type} "
+            "models: leave out tensor_parallel, or take another family's model (llama, qwen3, mistral, gemma have one)"
+        )
+    try:
+        from transformers.distributed import DistributedConfig
+
+        return {"distributed_config": DistributedConfig(tp_size=processes)}
+    except (ImportError, TypeError):
+        raise EngineError(
+            f"tensor_parallel needs a newer transformers than {transformers.__version__}: "
+            "pip install 'transformers>=5.20'"
+        ) from None
 
 
 def _remedy(model: str) -> str:

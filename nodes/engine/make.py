@@ -7,11 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nodes.engine import Engine, EngineError
 from nodes.engine.bundled import KINDS, bundled_paths, list_models
+from nodes.engine.checks import check_shares
 from nodes.engine.profiles import Pace, load_pace
+
+if TYPE_CHECKING:
+    from nodes.engine.hf import HfEngine
 
 __all__ = ["EngineSpec", "Role", "known_vocab_size", "list_models", "make_engine", "make_unpaced", "parse"]
 
@@ -33,11 +37,12 @@ TOY_OPTIONS: dict[str, tuple[type, ...]] = {
 @dataclass(frozen=True)
 class EngineSpec:
     """`pace` is a profile's name or a mapping of numbers, `threads` torch's for the whole process (None: as
-    it is)."""
+    it is), `tensor_parallel` the number of processes that hold the model between them."""
 
     engine: str
     pace: str | Mapping[str, Any] | None = None
     threads: int | None = None
+    tensor_parallel: int = 1
     dtype: str = "float32"
     device: str = "auto"
     toy: Mapping[str, Any] = field(default_factory=dict)  # those of TOY_OPTIONS that were given
@@ -65,6 +70,8 @@ def parse(spec: Mapping[str, Any], role: Role) -> EngineSpec:
         _check(role, "threads", given["threads"], (int,))
         if given["threads"] < 1:
             raise EngineError(f"{role}: threads must be at least 1, not {given['threads']}")
+    if "tensor_parallel" in given:
+        _check_shares(role, engine, given["tensor_parallel"])
     _check_choice(role, "dtype", given.get("dtype", "float32"), DTYPES)
     _check_choice(role, "device", given.get("device", "auto"), DEVICES)
     _check_engine(role, engine)
@@ -95,15 +102,20 @@ def known_vocab_size(spec: Mapping[str, Any], role: Role) -> int | None:
         return pace.vocab_size
     if parsed.engine == "toy":
         return int(parsed.toy.get("vocab_size", TOY_VOCAB_SIZE))
-    kind, _, where = parsed.engine.partition(":")
-    config = (bundled_paths(where)[0] if kind == "bundled" else Path(_expanded(where))) / "config.json"
-    size = json.loads(config.read_text(encoding="utf-8")).get("vocab_size") if config.is_file() else None
+    size = _config(parsed.engine).get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def make_unpaced(spec: Mapping[str, Any], role: Role) -> Engine:
-    """The engine at this machine's own speed, for what only wants to know what it says."""
-    return make_engine({key: value for key, value in spec.items() if key != "pace"}, role)
+    """The engine in this process and at this machine's own speed, for what only wants to know what it says."""
+    return make_engine({key: spec[key] for key in spec if key not in ("pace", "tensor_parallel")}, role)
+
+
+def follow_engine(spec: Mapping[str, Any]) -> None:
+    """What all but the first of the processes that hold a target do, until the first ends. Raises EngineError."""
+    from nodes.engine.hf_parallel import follow
+
+    follow(_transformers(parse(spec, "target")))
 
 
 def _bare(spec: EngineSpec, role: Role) -> Engine:
@@ -111,8 +123,22 @@ def _bare(spec: EngineSpec, role: Role) -> Engine:
         from nodes.engine.toy import ToyEngine
 
         return ToyEngine(role, **{"vocab_size": TOY_VOCAB_SIZE, **spec.toy})
+    engine = _transformers(spec)
+    if spec.tensor_parallel == 1:
+        return engine
+    from nodes.engine.hf_parallel import ParallelEngine
+
+    return ParallelEngine(engine)
+
+
+def _transformers(spec: EngineSpec) -> HfEngine:
+    """This process's engine, or its share of one."""
     from nodes.engine.hf import HfEngine  # torch: seconds
 
+    if spec.tensor_parallel > 1:
+        from nodes.engine.hf_parallel import join
+
+        join(spec.tensor_parallel, spec.device)
     kind, _, where = spec.engine.partition(":")
     model, tokenizer = bundled_paths(where) if kind == "bundled" else (_expanded(where), None)
     return HfEngine(
@@ -122,6 +148,7 @@ def _bare(spec: EngineSpec, role: Role) -> Engine:
         dtype=spec.dtype,
         device=spec.device,
         threads=spec.threads,
+        processes=spec.tensor_parallel,
     )
 
 
@@ -139,6 +166,23 @@ def _check_engine(role: Role, engine: str) -> None:
             )
     else:
         raise EngineError(f"{role}: unknown engine '{engine}'; it is one of {ENGINES}")
+
+
+def _check_shares(role: Role, engine: str, count: Any) -> None:
+    _check(role, "tensor_parallel", count, (int,))
+    if count < 1:
+        raise EngineError(f"{role}: tensor_parallel must be at least 1, not {count}")
+    if count > 1 and (role == "draft" or engine == "toy"):
+        raise EngineError(f"{role}: tensor_parallel shares out the edge's target, a transformers model: remove it here")
+    if count > 1:
+        check_shares(engine, _config(engine), count)
+
+
+def _config(engine: str) -> dict[str, Any]:
+    """Of a transformers model that lies here; empty for one on a hub."""
+    kind, _, where = engine.partition(":")
+    path = (bundled_paths(where)[0] if kind == "bundled" else Path(_expanded(where))) / "config.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _is_path(where: str) -> bool:
