@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class RunError(RuntimeError):
 class Outcome:
     """What a run left, besides its files."""
 
+    status: str = "interrupted"  # `complete`, or what ended it
     link: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)  # edge restarts and the like
     hosts: dict[str, Any] = field(default_factory=dict)  # by role, where the nodes ran elsewhere
@@ -61,7 +62,14 @@ class Seat:
     arguments: Sequence[str]  # its files and keys, as paths there
     wrap: Callable[[list[str]], list[str]]  # the command that runs another there
     leashed: bool = False  # it ends with its standard input, not with its parent: a parent far away is none
+    stdin: int = subprocess.DEVNULL  # of one that is not leashed
     lost: Callable[[], str] = lambda: ""  # what cut us off from it, if something did
+
+    def asked_through(self, prompts: int | None) -> Seat:
+        """The same, for a device that takes its requests from this descriptor."""
+        if prompts is None:
+            return self
+        return replace(self, arguments=[*self.arguments, "--prompts-on-stdin"], stdin=prompts)
 
 
 class Node:
@@ -77,7 +85,7 @@ class Node:
                 seat.wrap(argv),
                 stdout=subprocess.PIPE,
                 stderr=log,
-                stdin=subprocess.PIPE if seat.leashed else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if seat.leashed else seat.stdin,
                 env={**os.environ, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")},
                 start_new_session=True,  # Ctrl-C is ours to handle: nodes are told to stop, not shot
             )
@@ -134,9 +142,11 @@ class Node:
             raise RunError(f"the {self.name} process ended with code {event['code']} {self.complaint()}")
 
 
-def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome) -> None:
+def run_nodes(
+    config: Config, folder: Path, progress: Progress, outcome: Outcome, prompts: int | None = None
+) -> None:
     """Run `config` with its files in `folder`, noting in `outcome` what happened besides. Raises LinkError, RunError;
-    link and nodes are gone afterwards."""
+    link and nodes are gone afterwards. `prompts`: a file descriptor the device is asked through (nodes/dialogue.py)."""
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))
     course.keep_files(config.link, folder)
     with exit_on_sigterm(), interrupt_as_exit(), tempfile.TemporaryDirectory(prefix="dssd-keys-") as secrets:
@@ -147,7 +157,7 @@ def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome
             keys = _keys(config, Path(secrets))
             address = lab.edge.address
             with Player(lab, folder / course.LOG) as player:
-                seats = _seats(lab, folder, keys)
+                seats = _seats(lab, folder, keys, prompts)
                 heard = _hearing(progress, course.Course(player, config.link))
                 try:
                     supervise(config, seats, f"tcp://{address}:0", address, folder, heard, outcome)
@@ -189,11 +199,11 @@ def _keys(config: Config, secrets: Path) -> list[str]:
     return ["--keys", str(secrets / "keys")]
 
 
-def _seats(lab: Lab, folder: Path, keys: list[str]) -> tuple[Seat, Seat]:
+def _seats(lab: Lab, folder: Path, keys: list[str], prompts: int | None) -> tuple[Seat, Seat]:
     """The device's and the edge's, in this machine's lab."""
     told = ["--spec", str(folder / "run.json"), "--out", str(folder), *keys]
     interface = ["--interface", lab.device.interface] if lab.device.namespace else []
-    device = Seat("device", sys.executable, [*told, *interface], lab.device.wrap)
+    device = Seat("device", sys.executable, [*told, *interface], lab.device.wrap).asked_through(prompts)
     return device, Seat("edge", sys.executable, told, lab.edge.wrap)
 
 
@@ -248,6 +258,23 @@ def supervise(
     finally:
         for node in reversed(nodes):
             node.stop()
+
+
+def attend(seat: Seat, edge: str, folder: Path, progress: Progress) -> None:
+    """Start the device alone, for an edge that listens at `edge` already. Raises RunError; it has ended afterwards."""
+    events: queue.Queue[tuple[Node, dict[str, Any]]] = queue.Queue()
+    with exit_on_sigterm(), interrupt_as_exit():
+        progress("device", {"endpoint": edge})
+        device = Node(seat, ["--connect", edge], folder, events)
+        try:
+            while True:
+                _, event = events.get()
+                if event["event"] == "exit" and event["code"] == 0:
+                    return
+                device.raise_if_over(event)
+                progress(event["event"], event)
+        finally:
+            device.stop()
 
 
 def _events_of(node: Node, events: queue.Queue, deadline: float) -> Iterator[tuple[Node, dict[str, Any]]]:

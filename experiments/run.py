@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,30 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
 
 def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | None = None) -> None:
     """Run it with its records in `folder`, and `about` beside what every manifest says. Raises LinkError, RunError."""
-    manifest = {**start_manifest(config.resolved(), folder.run_id), **(about or {})}
-    folder.write_manifest(manifest)
-    outcome, status = Outcome(), "interrupted"
-    try:
+    with recording(config, folder, about) as outcome:
         with ProgressBar(config.name, str(folder.path)) as progress:
             run = run_on_hosts if config.hosts else run_nodes
             run(config, folder.path, progress.update, outcome)
-        status = "complete"
+        outcome.status = "complete"
         outcome.events += _judge(folder)
+
+
+@contextmanager
+def recording(config: Config, folder: RunFolder, about: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
+    """The manifest before what is done inside, and after it with its outcome; then what `RunFolder.close` derives."""
+    manifest = {**start_manifest(config.resolved(), folder.run_id), **(about or {})}
+    folder.write_manifest(manifest)
+    outcome = Outcome()
+    try:
+        yield outcome
     except Exception as error:
-        status = f"failed: {error}"
+        outcome.status = f"failed: {error}"
         raise
     finally:
         models = {node: engine for node in ("device", "edge") if (engine := folder.node(node).get("engine"))}
         device = folder.node("device")
         ended = end_manifest(
-            manifest, status=status, link=outcome.link, models=models, events=outcome.events, device=device
+            manifest, status=outcome.status, link=outcome.link, models=models, events=outcome.events, device=device
         )
         folder.write_manifest({**ended, "hosts": outcome.hosts} if outcome.hosts else ended)
         folder.close()

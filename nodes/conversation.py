@@ -19,6 +19,9 @@ from nodes.sampling import Coins
 from nodes.session import Session
 from transport.messages import Open, Proposal, payload_bytes
 
+Watch = Callable[[RoundRecord, list[int]], bool]
+"""Is told each round and the tokens it settled, as it ends; False: the request ends here."""
+
 
 @dataclass
 class Ahead:
@@ -31,7 +34,8 @@ class Ahead:
 
 
 class Conversation:
-    """`tokens` is what is settled: prompt and output. `record(RoundRecord)` receives every round."""
+    """`tokens` is what is settled: prompt and output. `record(RoundRecord)` receives every round once all is known of
+    it, `watch` sooner."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Conversation:
         opening: Open,
         template: RoundRecord,
         record: Callable[[RoundRecord], None],
+        watch: Watch | None = None,
     ) -> None:
         self.drafter, self.method, self.channel, self.upload = drafter, drafter.method, channel, upload
         self.session, self.finish, self.coins, self.opening = session, finish, coins, opening
@@ -52,7 +57,7 @@ class Conversation:
         self.finish_reason: str | None = None
         self.token_ns: list[int] = []  # when each output token was settled
         self.rounds = self.retries = self.resumed = 0
-        self._template, self._record = template, record
+        self._template, self._record, self._watch = template, record, watch
         self._now: RoundRecord | None = None
         self._clock_ns = start_ns  # where the last round ended
         self._opened = False
@@ -297,6 +302,8 @@ class Conversation:
         if self.method.drafts:
             self.drafter.stop.observe(record)
             record.policy_ms += (time.monotonic_ns() - record.end_ns) / 1e6
+        if self._watch and not self._watch(record, self.tokens[len(self.tokens) - record.n_emitted :]):
+            self.finish_reason = self.finish_reason or "interrupted"
 
     def _emit(self) -> None:
         if self._now is not None:

@@ -14,7 +14,7 @@ import psutil
 
 from nodes.channel import Channel
 from nodes.composition import System
-from nodes.conversation import Conversation
+from nodes.conversation import Conversation, Watch
 from nodes.drafting import Drafter
 from nodes.engine import Engine, EngineError
 from nodes.engine.weights import model_id
@@ -75,7 +75,8 @@ class Way:
 
 class DeviceNode:
     """Runs a spec's requests, one after another. `connect(system)` makes a link to the edge: every system has its own,
-    so that none inherits another's congestion window. `interface` is the one to the edge, whose bytes are counted."""
+    so that none inherits another's congestion window. `interface` is the one to the edge, whose bytes are counted.
+    `watch` sees every round of every request that counts, as it ends, and may end the request."""
 
     def __init__(
         self,
@@ -84,8 +85,10 @@ class DeviceNode:
         connect: Callable[[System], DeviceLink],
         writer: RecordWriter,
         interface: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.spec, self.engine, self.writer, self.interface = spec, engine, writer, interface
+        self.watch = watch
         self._connect = connect
         self._channels: dict[str, Channel] = {}
         self._routes: dict[str, tuple[Route, Way, Way]] = {}  # by system: who decides, its method, the device alone
@@ -143,6 +146,7 @@ class DeviceNode:
             opening=Open(0, conversation, max_new_tokens, len(prompt), self.spec.stop, self.spec.ignore_eos),
             template=template,
             record=self.writer.round,
+            watch=None if job.warmup else self.watch,
         )
         error = ""
         try:

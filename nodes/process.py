@@ -4,7 +4,7 @@
     python -m nodes.process device --spec run.json --out DIR --connect tcp://HOST:PORT   --keys DIR
 
 Progress goes to stdout as one JSON event a line (ready, begin, request, done, failed); everything else to the log on
-stderr.
+stderr. With `--prompts-on-stdin` the device takes its requests from there (dialogue.py), not from the spec.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ from nodes.alignment import Alignment
 from nodes.channel import EdgeError
 from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
+from nodes.dialogue import Dialogue
 from nodes.edge import EdgeNode, compare
 from nodes.engine import Engine, EngineError
 from nodes.engine import torchrun
@@ -103,9 +105,11 @@ def run_device(
     interface: str | None,
     control: str | None = None,
     control_exempt: bool = False,
+    from_stdin: bool = False,
 ) -> None:
-    """Run the spec's requests against the edge at `connect`, writing records to `out`. `control`: the edge's control
-    line, where it is not beside the link; `control_exempt`: on the same path, but not shaped."""
+    """Run the spec's requests, or those that come `from_stdin`, against the edge at `connect`; its records go to
+    `out`. `control`: the edge's control line, where it is not beside the link; `control_exempt`: on the same path, but
+    not shaped."""
     with ExitStack() as stack:
         sampler = stack.enter_context(SamplerProcess("device"))  # before the limits: they are not for it
         limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share))
@@ -139,27 +143,12 @@ def run_device(
         clocks = Alignment(connect, control, spec.shaped and not control_exempt, call)
         clocks.measure(*node.edge())
         statuses = {energy.status, node.edge()[0].get("energy_status")}
-        rest_s = spec.baseline_s if "measured" in statuses else 0.0
+        rest_s = spec.baseline_s if "measured" in statuses and not from_stdin else 0.0
         baseline = [_rest(rest_s)]
-        node.run(
-            lambda record, done, total: _announce(
-                "request",
-                done=done,
-                total=total,
-                system=record.system,
-                request_id=record.request_id,
-                warmup=record.warmup,
-                tokens=record.output_tokens,
-                e2e_ms=round(record.e2e_ms, 3),
-            ),
-            lambda job: _announce(
-                "begin",
-                system=job.system.name,
-                request_id=job.request_id,
-                warmup=job.warmup,
-                t_ns=time.monotonic_ns(),
-            ),
-        )
+        if from_stdin:
+            Dialogue(node, _lines(), _announce).run()
+        else:
+            _run_jobs(node)
         baseline.append(_rest(rest_s))
         clocks.measure(*node.edge())
         _write(
@@ -203,6 +192,35 @@ def largest_message_bytes(spec: RunSpec, vocab_size: int) -> int:
 def link_timing(spec: RunSpec, vocab_size: int) -> LinkTiming:
     timing = spec.timing
     return LinkTiming(timing.rtt_ms, timing.rate_mbps, timing.loss_pct, largest_message_bytes(spec, vocab_size))
+
+
+def _run_jobs(node: DeviceNode) -> None:
+    node.run(
+        lambda record, done, total: _announce(
+            "request",
+            done=done,
+            total=total,
+            system=record.system,
+            request_id=record.request_id,
+            warmup=record.warmup,
+            tokens=record.output_tokens,
+            e2e_ms=round(record.e2e_ms, 3),
+        ),
+        lambda job: _announce(
+            "begin",
+            system=job.system.name,
+            request_id=job.request_id,
+            warmup=job.warmup,
+            t_ns=time.monotonic_ns(),
+        ),
+    )
+
+
+def _lines() -> Iterator[str]:
+    """Of stdin, whose reader's lock nobody may hold when the interpreter ends: so without a buffer."""
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        for line in stdin:
+            yield line.decode()
 
 
 def _rest(seconds: float) -> list[int]:
@@ -288,6 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--control", help="where the control line listens, or is; by default beside the link")
     parser.add_argument("--control-exempt", action="store_true", help="device: the control line's port is not shaped")
     parser.add_argument("--interface", help="device: count this interface's bytes")
+    parser.add_argument("--prompts-on-stdin", action="store_true", help="device: a prompt a line, in JSON")
     parser.add_argument("--die-with-parent", action="store_true")
     parser.add_argument("--die-with-stdin", action="store_true", help="stdin's end, or its silence, ends the node")
     args = parser.parse_args(argv)
@@ -315,7 +334,7 @@ def main(argv: list[str] | None = None) -> int:
             run_edge(spec, args.out, args.bind, args.keys, stopping, args.control)
         else:
             line = (args.control, args.control_exempt)
-            run_device(spec, args.out, args.connect, args.keys, args.interface, *line)
+            run_device(spec, args.out, args.connect, args.keys, args.interface, *line, args.prompts_on_stdin)
     except EXPECTED as error:
         log.error("%s", error)
         _announce("failed", error=str(error))

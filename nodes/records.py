@@ -8,7 +8,7 @@ network = round trip - edge residence.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import msgspec
 from msgspec import Struct
@@ -53,6 +53,23 @@ class RoundRecord(Struct):
     down_wire_bytes: int = 0
 
 
+Maker = Literal["accepted", "corrected", "bonus", "target", "unverified"]
+
+
+def makers(record: RoundRecord) -> list[Maker]:
+    """Who made each token that the round added, in order: the draft (`accepted` by the edge), the rule that follows a
+    rejection (`corrected`), the edge after a draft that stood whole (`bonus`) or where nothing was drafted (`target`),
+    or the device with nobody asked (`unverified`)."""
+    if record.n_unverified:
+        return ["unverified"] * record.n_emitted
+    n_accepted = min(record.n_accepted, record.n_emitted)
+    follows: Maker = "target"
+    if record.n_drafted:
+        follows = "corrected" if record.n_accepted < record.n_drafted else "bonus"
+    accepted: list[Maker] = ["accepted"] * n_accepted
+    return accepted + [follows] * (record.n_emitted - n_accepted)
+
+
 class RequestRecord(Struct):
     """One prompt to its last token."""
 
@@ -65,7 +82,7 @@ class RequestRecord(Struct):
     output_tokens: int
     tokens: list[int]
     text: str
-    finish_reason: str  # length | eos | stop
+    finish_reason: str  # length | eos | stop | interrupted
     start_ns: int
     end_ns: int
     ttft_ms: float  # start → first token settled on the device

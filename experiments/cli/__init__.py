@@ -12,6 +12,7 @@ import typer
 
 from experiments.cli import (
     catalogue,
+    chat,
     figures,
     netem,
     nodes,
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-for part in (runs, results, figures, catalogue, nodes):
+for part in (runs, results, figures, catalogue, nodes, chat):
     app.add_typer(part.app)
 netem.app.add_typer(trace.app, name="trace")
 app.add_typer(netem.app, name="netem")
