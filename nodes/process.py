@@ -15,6 +15,7 @@ import errno
 import json
 import logging
 import os
+import platform
 import select
 import signal
 import sys
@@ -33,8 +34,7 @@ from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
 from nodes.dialogue import Dialogue
 from nodes.edge import EdgeNode, compare
-from nodes.engine import Engine, EngineError
-from nodes.engine import torchrun
+from nodes.engine import Engine, EngineError, torchrun
 from nodes.engine.make import follow_engine, make_engine
 from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
@@ -235,6 +235,9 @@ def _sample(
 ) -> EnergySource:
     """All probes this machine has, or those that are named; the node's own process is what they watch."""
     pids = {sampler.node: os.getpid()}
+    for rank in engine.describe().get("ranks", [])[1:]:  # those on this machine that hold a share of the target
+        if rank["host"] == platform.node():
+            pids[f"{sampler.node}_rank{rank['rank']}"] = rank["pid"]
     probes: dict[str, dict[str, Any]] = {name: {} for name in spec.probes.probes or probe_names()}
     paced = "paced" in engine.labels
     busy = engine.busy if paced else None  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
