@@ -50,13 +50,13 @@ class Scored:
 def measure_quality(folder: RunFolder, seconds: float = 60.0) -> dict[str, Any]:
     """Score the run's answers for at most so many seconds and keep the figures as quality.json. Raises EngineError
     where the target cannot be loaded here, StoreError where there is nothing to score."""
-    from nodes.engine.make import make_engine
+    from nodes.engine.make import make_unpaced
 
     spec = folder.spec()
     requests = [r for r in folder.requests().records if r.output_tokens and not r.warmup and not r.error]
     if not requests:
         raise StoreError(f"{folder.path} has no answers to score")
-    engine = make_engine({key: value for key, value in spec.edge.engine.items() if key != "pace"}, "target")
+    engine = make_unpaced(spec.edge.engine, "target")
     scored = score(engine, spec, requests, seconds)
     quality = {
         "target": engine.name,
