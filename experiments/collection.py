@@ -43,6 +43,10 @@ class Run:
     def host(self) -> str:
         return str((self.manifest.get("machine") or {}).get("host", ""))
 
+    @property
+    def day(self) -> str:
+        return str(self.manifest.get("started") or "")[:10]
+
 
 @dataclass(frozen=True)
 class Row:

@@ -13,6 +13,7 @@ from experiments.axes import value_text
 from experiments.collection import Collection, Row, collect, link_label, link_size
 from experiments.report import html
 from experiments.report.many import tables
+from experiments.report.many.reported import reported
 from experiments.report.many.winners import conditions
 from experiments.report.page import NO_PLOTLY, part, plotly
 from experiments.report.palette import css
@@ -96,6 +97,7 @@ def render(collection: Collection, title: str) -> str:
             _figure("predicted", "The formulas over the measured points", PREDICTION, ("of", "axis")),
             html.folded("Critical round trips, predicted and measured", tables.critical(collection) or "<p>None.</p>"),
         ]),
+        *_beside_papers(collection),
         html.section("Links: declared, applied, observed", [tables.links(collection)]),
         html.section("What stood for what", [tables.stands_for(collection)]),
         html.section("Every run: configuration, manifest, models", [tables.each_run(collection)]),
@@ -107,10 +109,10 @@ def render(collection: Collection, title: str) -> str:
         body.insert(0, f'<p class="warn">{escape(NO_PLOTLY)}</p>')
     data = html.embedded_json(page_data(collection, systems))
     machines = {run.host for run in collection.runs}
-    started = sorted(str(run.manifest.get("started") or "")[:10] for run in collection.runs)
+    started = sorted(run.day for run in collection.runs)
     facts = [
         f"{len(collection.runs)} runs, {len(systems)} systems, {len(collection.rows)} rows",
-        f"{len(machines)} machine{'s' * (len(machines) != 1)}, {started[0]} to {started[-1]}",
+        f"{len(machines)} machine{'s' * (len(machines) != 1)} ({', '.join(sorted(machines))}), {_days(started)}",
         "differing in: " + (", ".join(collection.all_axes) or "nothing"),
     ]
     return Template(part("page.html")).substitute(
@@ -262,6 +264,16 @@ def _figure(name: str, title: str, caption: str, selects: Sequence[str] = (), wi
         f'<div id="plot-{name}" role="img" aria-label="{escape(title)}"></div>'
         f'<p class="absent" id="absent-{name}" hidden></p><figcaption>{escape(caption)}</figcaption></figure>'
     )
+
+
+def _days(days: Sequence[str]) -> str:
+    """`2026-01-02`, `2026-01-02 to 2026-01-05`."""
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
+
+
+def _beside_papers(collection: Collection) -> list[str]:
+    inner = reported(collection)
+    return [html.section("Reported, formula and measured", [inner])] if inner else []
 
 
 def _quality() -> str:

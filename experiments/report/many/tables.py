@@ -58,7 +58,7 @@ def headline(collection: Collection) -> str:
     figures = [
         part for name, key in HEADLINE.items() for part in ([name, INTERVAL] if key in WITH_INTERVAL else [name])
     ]
-    headings = ["system", "exact", "link", *axes, *figures, "energy", "requests", "run"]
+    headings = ["system", "exact", "link", *axes, *figures, "energy", "requests", "run", "machine", "day"]
     rows = []
     for i, row in enumerate(collection.rows):
         run = collection.runs[row.run]
@@ -66,6 +66,7 @@ def headline(collection: Collection) -> str:
         cells += [_axis_cell(row.axes.get(axis)) for axis in axes]
         cells += _headline_cells(row.figures)
         cells += [row.figures["energy_status"], float(row.figures["requests"]), run.label]
+        cells += [run.host or None, run.day or None]
         rows.append(({"row": str(i)}, cells))
     return table(headings, rows, "headline")
 
