@@ -148,7 +148,7 @@ def composed(method: str, **parts) -> System:
 
 
 def steady(name: str) -> System:
-    """Chi-square of observed pairs against the law; cells expecting under 5 are pooled. A pair it rules out: 0."""
+    """That system with a fixed draft length in place of one that follows the clock."""
     system = load_system(name)
     return msgspec.structs.replace(system, stop="fixed") if make_stop(system.stop).adapts else system
 
@@ -161,14 +161,16 @@ def target_row(setup: Setup, tokens: Sequence[int]) -> np.ndarray:
     return setup.engine("target").forward([Session(setup.sampling, tokens)], [1])[0].row(0)
 
 
-def joint_law(setup: Setup, prompt: Sequence[int]) -> dict[tuple[int, int], float]:
-    """The target's law of the first two output tokens."""
-    first = target_row(setup, prompt)
-    law = {}
-    for a in np.flatnonzero(first):
-        second = target_row(setup, [*prompt, int(a)])
-        for b in np.flatnonzero(second):
-            law[int(a), int(b)] = float(first[a]) * float(second[b])
+def joint_law(setup: Setup, prompt: Sequence[int], at: int = 0) -> dict[tuple[int, int], float]:
+    """The target's law of output tokens `at` and `at + 1`. A toy's row depends on the two tokens before it."""
+    law = {tuple(prompt[-2:]): 1.0}
+    for _ in range(at + 2):
+        later: dict[tuple[int, int], float] = {}
+        for (a, b), probability in law.items():
+            row = target_row(setup, [a, b])
+            for c in np.flatnonzero(row):
+                later[b, int(c)] = later.get((b, int(c)), 0.0) + probability * float(row[c])
+        law = later
     return law
 
 

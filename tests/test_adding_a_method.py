@@ -75,6 +75,9 @@ def test_the_laws_find_it_and_it_keeps_them(copy):
         "test_a_restarted_edge_changes_no_token",
     ):
         assert f"PASSED tests/test_laws.py::{law}[block_verify]" in said
+    for policy in ("confidence", "delay_bandit", "delay_cost", "optimal_length"):
+        for schedule in ("stop_and_wait", "lookahead"):
+            assert f"::test_length_policy_goes_with_every_method[block_verify-{policy}-{schedule}]" in said
 
 
 def test_it_runs_and_accepts_more_than_judging_one_by_one(copy):

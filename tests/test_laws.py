@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 import numpy as np
@@ -29,24 +30,35 @@ from nodes.methods.dsd import DSD
 from nodes.methods.dssd import DSSD, Down
 from nodes.policies.stop import stop_names
 from nodes.runspec import conversation_id
-from nodes.sampling import Coins, Sampling, accepted_prefix, race, sample
+from nodes.sampling import Coins, Sampling, accepted_prefix, race, residual, sample
 from nodes.schedules import schedule_names
 from transport.codecs import codec_names, make_codec
 from transport.inproc import Faults
 
-RUNS = 4000
+RUNS, TOKENS = 2000, 5
+FEW = 600  # runs where many combinations are tried: a mutant is caught in as many
 REJECT = 1e-4  # seeds are fixed, so a law that holds passes for ever
 METHODS = methods_with_edge(method_names())
 DRAFTING = [name for name in METHODS if method_class(name).drafts]
 
 
-def law_of(system, folder, sampling=None):
-    """p-value of the first two output tokens of RUNS conversations under the target's law."""
-    setup = Setup([system], sampling=sampling or Sampling(), requests=RUNS, max_new_tokens=2)
+def strict(method):
+    """Of a method that is exact at one end of an option's range, that end."""
+    return {"options": {"c_th": 1}} if "c_th" in inspect.signature(method_class(method)).parameters else {}
+
+
+def law_of(system, folder, sampling=None, runs=RUNS):
+    """How probable what `runs` conversations gave is under the target's law: the less probable of their first two
+    tokens and their last two. The first draft is as long as it gets, the last token comes rounds later."""
+    setup = Setup([system], sampling=sampling or Sampling(), requests=runs, max_new_tokens=TOKENS)
     result = play(setup, folder)
-    pairs = [tuple(tokens) for tokens in result.tokens(setup.spec().systems[0].name)]
     prompt = setup.engine("target").tokenizer.encode(PROMPT)
-    return p_value(pairs, joint_law(setup, prompt))
+    outputs = result.tokens(setup.spec().systems[0].name)
+    assert len(outputs) == runs and {len(tokens) for tokens in outputs} == {TOKENS}
+    return min(
+        p_value([(tokens[at], tokens[at + 1]) for tokens in outputs], joint_law(setup, prompt, at))
+        for at in (0, TOKENS - 2)
+    )
 
 
 # 1. The output law is the target's -----------------------------------------------------------------------------------
@@ -89,10 +101,14 @@ def test_processed_distribution_is_what_is_kept(sampling, tmp_path):
     assert law_of("dssd_sampled", tmp_path, sampling) > REJECT
 
 
-@pytest.mark.parametrize("policy", stop_names())
-def test_stop_policy_keeps_the_law(policy, tmp_path):
+@pytest.mark.parametrize("schedule", ["stop_and_wait", "lookahead"])
+@pytest.mark.parametrize("policy", [name for name in stop_names() if name != "fixed"])
+@pytest.mark.parametrize("method", DRAFTING)
+def test_length_policy_goes_with_every_method(method, policy, schedule, tmp_path):
     stop = {"policy": policy, **({"threshold": 0.2, "max_length": 6} if policy == "confidence" else {})}
-    assert law_of(composed("dssd", stop=stop), tmp_path) > REJECT
+    system = composed(method, **strict(method), stop=stop, schedule=schedule)
+    p = law_of(system, tmp_path, runs=FEW)
+    assert p > REJECT or not system.exact
 
 
 # 2. Greedy, and shared noise, give the target's own tokens -----------------------------------------------------------
@@ -255,10 +271,21 @@ class SampleThenCompress(Drafter):
         return True
 
 
-@pytest.mark.parametrize("mutant", [InvertedRatio, ResidualOfLogits])
-def test_mutant_method_is_caught(mutant, tmp_path, monkeypatch):
+class ResidualOfAnotherRow(DSSD):
+    """Subtracts the first draft row, whichever token was rejected: right for drafts of one token."""
+
+    def resolve(self, draft, verdict, coins):
+        if verdict.target is None:
+            return verdict.tail
+        row = residual(self.down.decode(verdict.target), draft.dists[0])
+        return [sample(row, coins("final", draft.base + verdict.n_accepted))]
+
+
+@pytest.mark.parametrize("runs", [FEW, RUNS])
+@pytest.mark.parametrize("mutant", [InvertedRatio, ResidualOfLogits, ResidualOfAnotherRow])
+def test_mutant_method_is_caught(mutant, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(nodes.composition, "method_class", lambda name: mutant)
-    assert law_of(composed("dssd"), tmp_path) < REJECT
+    assert law_of(composed("dssd"), tmp_path, runs=runs) < REJECT
 
 
 def test_sample_then_compress_is_caught(tmp_path, monkeypatch):
