@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from experiments.axes import Value, differing, row_axes
+from experiments.siblings import beside_siblings
 from experiments.store import RunFolder, StoreError
 from experiments.summary import FORMAT, summarise_run
 
@@ -118,6 +119,7 @@ def collect(paths: Sequence[Path]) -> Collection:
         Run(run.path, label, run.summary, run.config, run.manifest, where)
         for run, label, where in zip(runs, labels, places)
     ]
+    runs = beside_siblings(runs)
     order = sorted(range(len(runs)), key=lambda i: str(runs[i].manifest.get("started") or ""))
     return Collection(
         [runs[i] for i in order], left_out, {key: sorted(values, key=_order) for key, values in axes.items()}

@@ -58,7 +58,9 @@ def headline(collection: Collection) -> str:
     figures = [
         part for name, key in HEADLINE.items() for part in ([name, INTERVAL] if key in WITH_INTERVAL else [name])
     ]
+    siblings = any(row.figures.get("speedup_beside") for row in collection.rows)
     headings = ["system", "exact", "link", *axes, *figures, "energy", "requests", "run", "machine", "day"]
+    headings += ["edge_ar of"] if siblings else []
     rows = []
     for i, row in enumerate(collection.rows):
         run = collection.runs[row.run]
@@ -67,6 +69,7 @@ def headline(collection: Collection) -> str:
         cells += _headline_cells(row.figures)
         cells += [row.figures["energy_status"], float(row.figures["requests"]), run.label]
         cells += [run.host or None, run.day or None]
+        cells += [row.figures.get("speedup_beside")] if siblings else []
         rows.append(({"row": str(i)}, cells))
     return table(headings, rows, "headline")
 
