@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shared import play
+from parallel_script import play
 
 from nodes.engine import EngineError, torchrun
 from nodes.engine.checks import check_shares
@@ -23,7 +23,7 @@ def under_torchrun(*words: object, processes: int = 2) -> subprocess.CompletedPr
     options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
                    "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
-    script = Path(__file__).with_name("shared.py")
+    script = Path(__file__).with_name("parallel_script.py")
     command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import llama_config, save_model
+from small_models import llama_config, save_model
 
 from experiments.launch import Outcome, RunError, run_nodes
 from experiments.schema import load_config

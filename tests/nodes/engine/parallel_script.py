@@ -1,5 +1,5 @@
 """What test_hf_parallel.py runs under torchrun: the first process plays a script on the engine and writes what it was
-answered, the others follow. `python shared.py MODEL PROCESSES ANSWERS`."""
+answered, the others follow. `python parallel_script.py MODEL PROCESSES ANSWERS`."""
 
 from __future__ import annotations
 
