@@ -9,6 +9,7 @@ import yaml
 from report_run import SYSTEMS, toy_run
 
 from experiments.bench.many_runs import behind_link
+from experiments.quality import measure_quality
 from experiments.schema import Config
 from experiments.store import RunFolder
 
@@ -37,6 +38,16 @@ def sweep_of_runs(root: Path) -> Path:
     (sweep / "sweep.json").write_text("{}")
     behind_link(base, sweep / "failed" / "run-x", 1, 1)
     return sweep
+
+
+def threshold_runs(root: Path) -> None:
+    """Two runs with joules of both nodes and a threshold each, whose answers the target has judged."""
+    for i, threshold in enumerate((0.05, 0.6)):
+        folder = toy_run(root / f"run{i}", ("edge_ar", "dssd", "u_hlm"), requests=6)
+        entry = {"system": "u_hlm", "upload": {"threshold": threshold}}
+        config = {"name": "toy", "systems": ["edge_ar", "dssd", entry], "engine": "toy", "seed": i}
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(Config.model_validate(config).resolved()))
+        measure_quality(folder)
 
 
 def set_manifest(run: Path, **changes) -> None:

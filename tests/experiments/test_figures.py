@@ -11,17 +11,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import yaml
-from many_set import RTTS_MS, base_run, set_manifest, sweep_of_runs
-from report_run import SYSTEMS, toy_run
+from many_set import RTTS_MS, base_run, set_manifest, sweep_of_runs, threshold_runs
+from report_run import SYSTEMS
 from typer.testing import CliRunner
 
 from experiments.cli import app
 from experiments.collection import collect
-from experiments.quality import measure_quality
 from experiments.report.papers import KINDS, WIDTHS_IN, Choice, FigureError, make_picture, write_headline, write_picture
 from experiments.report.papers.places import LINK, SYSTEM, axes_of, choose, estimate
-from experiments.schema import Config
 
 POINTS_PER_INCH = 72
 PREDICTED = {"predicted_ms_per_token": "ms_per_token", "steady_ms_per_token": "ms_per_token_measured",
@@ -42,12 +39,7 @@ def found(sweep):
 def powered(tmp_path_factory):
     """Two runs with joules of both nodes and a threshold each, whose answers the target has judged."""
     root = tmp_path_factory.mktemp("powered")
-    for i, threshold in enumerate((0.05, 0.6)):
-        folder = toy_run(root / f"run{i}", ("edge_ar", "dssd", "u_hlm"), requests=6)
-        entry = {"system": "u_hlm", "upload": {"threshold": threshold}}
-        config = {"name": "toy", "systems": ["edge_ar", "dssd", entry], "engine": "toy", "seed": i}
-        (folder.path / "config.yaml").write_text(yaml.safe_dump(Config.model_validate(config).resolved()))
-        measure_quality(folder)
+    threshold_runs(root)
     return collect([root])
 
 

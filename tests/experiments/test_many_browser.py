@@ -9,7 +9,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from many_set import RATES_MBPS, RTTS_MS, sweep_of_runs
+from many_set import RATES_MBPS, RTTS_MS, sweep_of_runs, threshold_runs
 from report_run import SYSTEMS
 from test_report_browser import CHROMIUM, FLAGS, pytestmark  # noqa: F401  the same conditions
 
@@ -97,6 +97,14 @@ def test_every_plot_is_drawn_or_says_why_not_and_nothing_is_wider_than_the_scree
     assert set(seen["traces"]) | set(seen["absent"]) == PLOTS
     assert seen["wider"] == 0 and seen["columns"] == RUNS
     assert len(seen["rows"]) == RUNS * len(SYSTEMS)
+
+
+def test_thresholds_and_joules_are_drawn(tmp_path):
+    """Whatever the other set has nothing for."""
+    threshold_runs(tmp_path / "runs")
+    seen = look(render(collect([tmp_path / "runs"]), "thresholds"), tmp_path / "page")
+    assert set(seen["traces"]) == PLOTS and seen["painted"] == len(PLOTS) and not seen["absent"]
+    assert all(seen["traces"][name] == 3 for name in PLOTS - DRAWN), "u_hlm's line or points, edge_ar's, dssd's"
 
 
 def test_a_hidden_system_is_hidden_everywhere(text, tmp_path):

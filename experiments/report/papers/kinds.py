@@ -213,11 +213,19 @@ def _notes(picture: Picture, rows: Rows, choice: Choice) -> list[str]:
         notes.append(INEXACT_NOTE)
     if any(line.role == "formula" for line in picture.lines):
         notes.append("dashed: formula with the run's own measured parts; below: residual of the measurement")
+    if any(row.figures.get("speedup_beside") for row in rows.rows) and "speedup_over_edge_ar" in _figures(picture):
+        notes.append(
+            "speedups of runs without edge_ar are over that of a run beside them, on the same prompts and coins"
+        )
     labels = sorted({label for row in rows.rows for label in row.figures.get("labels", [])})
     notes += [f"compute: {', '.join(labels)}"] if labels else []
     if any("energy" in line.figure or "power" in line.figure for line in picture.lines):
         notes.append("energy " + ", ".join(sorted({str(row.figures["energy_status"]) for row in rows.rows})))
     return notes
+
+
+def _figures(picture: Picture) -> set[str]:
+    return {line.figure for line in picture.lines}
 
 
 def _bars(spreads: set[str]) -> str:
