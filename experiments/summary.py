@@ -26,7 +26,7 @@ from nodes.policies.route import make_route
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
-FORMAT = 3  # of summary.json: raised whenever a figure is added or means something else
+FORMAT = 4  # of summary.json: raised whenever a figure is added or means something else
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
 
@@ -153,6 +153,7 @@ def _record(
         "unverified_share": _over(sum(record.n_unverified for record in rounds), tokens),
         "routed_share": _mean([not request.kept for request in routed]),  # of its requests, to the edge
         "route_ms": _mean([request.route_ms for request in routed]),
+        "policy_ms": _mean([record.policy_ms for record in rounds]),  # a round
         "lookahead_ms": _mean([record.lookahead_ms for record in rounds]),
         "lookahead_hit_rate": _mean([r.lookahead_hit for r in rounds if r.lookahead_hit is not None]),
         "discarded_tokens": sum(record.n_discarded for record in rounds),

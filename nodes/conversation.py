@@ -60,6 +60,7 @@ class Conversation:
         self._template, self._record, self._watch = template, record, watch
         self._now: RoundRecord | None = None
         self._clock_ns = start_ns  # where the last round ended
+        self._decided_ns = drafter.deciding_ns  # as it stood there
         self._opened = False
 
     @property
@@ -299,6 +300,8 @@ class Conversation:
         total_ms = (record.end_ns - record.start_ns) / 1e6
         record.resolve_ms = total_ms - record.draft_ms - record.encode_ms - record.roundtrip_ms
         self.retries += record.attempt
+        record.policy_ms += (self.drafter.deciding_ns - self._decided_ns) / 1e6
+        self._decided_ns = self.drafter.deciding_ns
         if self.method.drafts:
             self.drafter.stop.observe(record)
             record.policy_ms += (time.monotonic_ns() - record.end_ns) / 1e6

@@ -6,6 +6,7 @@ by. So a lossy uplink codec costs acceptance, never exactness.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from nodes.engine import Dists, Engine
@@ -20,6 +21,7 @@ class Drafter:
 
     def __init__(self, engine: Engine, method: Method, stop: Stop) -> None:
         self.engine, self.method, self.stop = engine, method, stop
+        self.deciding_ns = 0  # what the policy has taken so far
         self._least = 0 if method.adds else 1  # a round has to bring a token
 
     def draft(self, session: Session, prefix: list[int], coins: Coins, limit: int) -> Draft:
@@ -39,7 +41,7 @@ class Drafter:
     ) -> bool:
         """Draft on until the policy stops, or until `interrupted()`: then False, and a later call goes on from there
         with the same tokens as if nothing had happened."""
-        while len(draft.tokens) < limit and (len(draft.tokens) < self._least or self.stop.more(draft)):
+        while len(draft.tokens) < limit and (len(draft.tokens) < self._least or self._more(draft)):
             if draft.tokens and draft.tokens[-1] in self.engine.eos_tokens:
                 break
             if interrupted():
@@ -61,6 +63,12 @@ class Drafter:
     def row_after(self, session: Session, tokens: list[int]) -> Row:
         """[V] the draft distribution that follows these tokens."""
         return self._after(session, tokens).row(0)
+
+    def _more(self, draft: Draft) -> bool:
+        began_ns = time.monotonic_ns()
+        more = self.stop.more(draft)
+        self.deciding_ns += time.monotonic_ns() - began_ns
+        return more
 
     def _after(self, session: Session, tokens: list[int]) -> Dists:
         session.become(tokens)

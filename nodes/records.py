@@ -38,7 +38,7 @@ class RoundRecord(Struct):
     verify_ms: float = 0.0  # of which in engine forwards
     network_ms: float = 0.0  # roundtrip - edge residence
     resolve_ms: float = 0.0
-    policy_ms: float = 0.0  # deciding whether to send, and learning from the round: inside the other parts
+    policy_ms: float = 0.0  # how long to draft, whether to send, learning from the round: inside the other parts
     batch: int = 0  # sessions that shared the forward
     legs: int = 1
     n_drafted: int = 0
