@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from nodes.engine import EngineError
 
 LOOPBACK = "127.0.0.1"
 STOP_WITHIN_S = 8  # after SIGTERM; then torchrun kills
+END_ALONE_AFTER_S = 5.0
 
 
 def processes(engine: Mapping[str, Any]) -> int:
@@ -69,6 +72,14 @@ def _how(code: int) -> str:
 
 
 def obey_rank_0() -> None:
-    """SIGTERM and SIGINT go to all at once, and rank 0 may be in the midst of a forward: the others end with it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """SIGTERM and SIGINT go to all at once, and rank 0 may be in the midst of a forward: the others end with it, or a
+    while later."""
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # of all threads to come
+
+    def leave() -> None:
+        signal.sigwait(stops)
+        time.sleep(END_ALONE_AFTER_S)
+        os._exit(0)
+
+    threading.Thread(target=leave, name="leave", daemon=True).start()
