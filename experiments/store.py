@@ -138,13 +138,13 @@ class RunFolder:
 
     def energy_sources(self) -> dict[str, dict[str, Any]]:
         """By node: the probes whose joules count, their status, and why these."""
-        sources = {}
-        for trace in self.traces():
-            with trace.open("rb") as file:
-                line = file.readline()
-            if _is_json(line) and "header" in (record := json.loads(line)):
-                sources[record["header"]["node"]] = record["header"]["energy_source"]
-        return sources
+        headers = (_trace_header(trace) for trace in self.traces())
+        return {header["node"]: header["energy_source"] for header in headers if header}
+
+    def trace_header(self, node: str) -> dict[str, Any]:
+        """Of a node's trace: its probes, its clock beside the wall's; empty where there is none."""
+        path = self.path / f"power.{node}.jsonl"
+        return _trace_header(path) if path.is_file() else {}
 
     # Writing -----------------------------------------------------------------------------------------------
 
@@ -285,6 +285,13 @@ def _to_parquet(path: Path) -> Path:
     with replacing(target) as temporary:
         pyarrow.parquet.write_table(table, temporary)
     return target
+
+
+def _trace_header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        line = file.readline()
+    record = json.loads(line) if _is_json(line) else {}
+    return record.get("header") or {}
 
 
 def _is_json(line: bytes) -> bool:

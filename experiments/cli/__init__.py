@@ -13,6 +13,7 @@ import typer
 from experiments.cli import (
     catalogue,
     chat,
+    exports,
     figures,
     netem,
     nodes,
@@ -38,6 +39,7 @@ app = typer.Typer(
 for part in (runs, results, figures, catalogue, nodes, chat):
     app.add_typer(part.app)
 netem.app.add_typer(trace.app, name="trace")
+app.add_typer(exports.app, name="export")
 app.add_typer(netem.app, name="netem")
 app.add_typer(probes.app, name="probes")
 app.add_typer(remote.app, name="remote")

@@ -19,6 +19,7 @@ import yaml
 
 from experiments.chat.watts import Watts
 from experiments.store import RunFolder
+from netem.journal import leftovers
 from nodes.records import RoundRecord, makers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -327,3 +328,18 @@ def test_a_signal_in_mid_answer_leaves_nothing(tmp_path, how):
     else:
         assert chat.returncode == 128 + how
     require_nothing_left(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.lab
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_over_a_shaped_link_its_delay_is_seen_and_a_signal_takes_it_down(tmp_path, how):
+    link = {"rtt_ms": 40}
+    chat = start_endless(tmp_path, "--set", f"link={json.dumps(link)}")
+    assert chat.stdout is not None
+    assert json.loads(chat.stdout.readline())["network_ms"] >= link["rtt_ms"]
+    chat.send_signal(how)
+    _, err = chat.communicate(timeout=60)
+    assert chat.returncode == (0 if how == signal.SIGINT else 128 + how), err
+    require_nothing_left(tmp_path)
+    assert not leftovers()
