@@ -31,7 +31,7 @@ FORMULAS = {
     "dsd": "γ·T_SLM + T_LLM + D_up/R_up + NTT",
     "dssd": "γ·T_SLM + T_LLM + (1−α^γ)·D_row/R_down + NTT",
 }
-OTHERS = "γ·T_SLM + T_LLM + D_up/R_up + D_down/R_down + NTT"
+OTHERS = "γ·T_SLM + T_LLM + D_up/R_up + D_down/R_down + trips·NTT"
 UNLIMITED_MBPS = 1e5
 
 
@@ -57,6 +57,7 @@ class Parts:
     down_bytes: float
     row_bytes: float  # down, of the rounds with a rejection
     tokens_per_round: float
+    round_trips: float  # a round: 1, and one for every follow-up
     round_ms: float
     ms_per_token_ci95: list[float] | None  # drawn over requests
     tcp_ms: float  # both ways with headers and, every time, a window that starts small
@@ -117,6 +118,7 @@ def measure(rounds: Sequence[RoundRecord], link: Link) -> Parts | None:
         down_bytes=sum(record.down_ideal_bytes for record in rounds) / n,
         row_bytes=sum(record.down_ideal_bytes for record in rejected) / len(rejected) if rejected else 0.0,
         tokens_per_round=sum(record.n_emitted for record in rounds) / n,
+        round_trips=sum(record.legs for record in rounds) / n,
         round_ms=sum(record.end_ns - record.start_ns for record in rounds) / n / 1e6,
         ms_per_token_ci95=_interval(rounds),
         tcp_ms=sum(
@@ -160,6 +162,8 @@ def _predicted(
         return {"why_not": reason}
     alpha, gamma = parts.acceptance or 0.0, parts.draft_length
     tokens = expected_tokens(alpha, gamma)
+    if not method_class(system.method).adds:
+        tokens -= alpha**gamma  # a draft that stands whole is followed by no token
     if system.method == "colocated_sd":
         if not (alone and alone.target_ms and drafter and drafter.draft_ms):
             return {"why_not": "its models' own times come from edge_ar and from a system that drafts on the device"}
@@ -175,8 +179,9 @@ def _predicted(
         round_ms = dssd_round_ms(alpha, gamma, draft_ms, target_ms, parts.row_bytes, link.down_mbps, link.rtt_ms)
     else:
         both_ms = transfer_ms(parts.up_bytes, link.up_mbps) + transfer_ms(parts.down_bytes, link.down_mbps)
-        round_ms = compute_ms + both_ms + link.rtt_ms
-    return _held_against(parts, system.method, round_ms, tokens, compute_ms + link.rtt_ms + parts.tcp_ms)
+        round_ms = compute_ms + both_ms + parts.round_trips * link.rtt_ms
+    with_tcp_ms = compute_ms + parts.round_trips * link.rtt_ms + parts.tcp_ms
+    return _held_against(parts, system.method, round_ms, tokens, with_tcp_ms)
 
 
 def _why_not(system: System, parts: Parts) -> str | None:
@@ -203,6 +208,7 @@ def _held_against(parts: Parts, method: str, round_ms: float, tokens: float, tcp
         "round_ms_with_tcp": tcp_round_ms,
         "tokens_per_round": tokens,
         "tokens_per_round_measured": parts.tokens_per_round,
+        "round_trips": parts.round_trips,
         "ms_per_token": predicted,
         "ms_per_token_measured": measured,
         "ms_per_token_measured_ci95": parts.ms_per_token_ci95,
@@ -221,13 +227,14 @@ def _beside_rivals(
     if "why_not" in predicted:
         return predicted
     at_edge = system.method in ("edge_ar", "colocated_sd")
-    without_rtt_ms = predicted["round_ms"] - link.rtt_ms
+    trips = predicted["round_trips"] or 1.0
+    without_rtt_ms = predicted["round_ms"] - trips * link.rtt_ms
     alone = rivals.get("edge_ar")
     return {
         **predicted,
         "speedup_over_edge_ar": alone / predicted["ms_per_token"] if alone else None,
         "critical_rtt_ms": {
-            name: critical_rtt_ms(predicted["tokens_per_round"], ms_per_token, without_rtt_ms)
+            name: critical_rtt_ms(predicted["tokens_per_round"], ms_per_token, without_rtt_ms) / trips
             for name, ms_per_token in rivals.items()
         }
         if not at_edge

@@ -142,6 +142,8 @@ def test_the_winner_is_the_fastest_and_everybody_else_is_behind_it(found):
         assert condition.behind_pct(condition.best_exact) == 0
         assert all(condition.behind_pct(name) >= 0 for name in exact)
         assert 0 < condition.p_value <= 1
+        speedups = {f["system"]: f["speedup_over_edge_ar"] for f in run}
+        assert {name: condition.saved_pct(name) > 0 for name in speedups} == {n: x > 1 for n, x in speedups.items()}
     assert {condition.link for condition in where} == {link_label(run.config["link"]) for run in found.runs}
 
 

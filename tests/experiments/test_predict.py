@@ -123,3 +123,20 @@ def test_what_no_formula_describes_says_so(name, reason):
     rounds = rounds_of(name, f"{name}/p/0", 3)
     figures = summary_of(rounds, [a_request(request=f"{name}/p/0", system=name)], (system,), link=LINK)["systems"][0]
     assert reason in figures["predicted"]["why_not"]
+
+
+def test_no_token_follows_a_whole_draft_where_the_method_adds_none():
+    """HLM: one token drafted, kept or redrawn: one token a round, whatever the acceptance."""
+    rounds = rounds_of("hlm", "hlm/p/0", 5, drafted=1, accepted=1, n_emitted=1)
+    requests = [a_request(request="hlm/p/0", system="hlm")]
+    predicted = summary_of(rounds, requests, (load_system("hlm"),), link=LINK)["systems"][0]["predicted"]
+    assert predicted["tokens_per_round"] == pytest.approx(1.0) == predicted["tokens_per_round_measured"]
+
+
+def test_a_follow_up_costs_another_round_trip():
+    def predicted(**changes):
+        rounds = rounds_of("dssd_sampled", "dssd_sampled/p/0", 3, **changes)
+        requests = [a_request(request="dssd_sampled/p/0", system="dssd_sampled")]
+        return summary_of(rounds, requests, (load_system("dssd_sampled"),), link=LINK)["systems"][0]["predicted"]
+
+    assert predicted(legs=2)["round_ms"] - predicted()["round_ms"] == pytest.approx(15)

@@ -129,7 +129,7 @@ def render(collection: Collection, title: str) -> str:
 
 
 WINNERS = (
-    "By ms per token of whole requests; p: how often two systems that are alike would differ so much on these prompts. "
+    "By ms per token of whole requests. A system wins where no exact one is faster. p: how often two systems that are alike would differ so much on these prompts. "
     "Over all runs of a condition: the filters hide rows, they do not change them."
 )
 HEAT = (

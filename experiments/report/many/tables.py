@@ -100,22 +100,31 @@ def winners(found: Sequence[Condition]) -> str:
 
 
 def distances(found: Sequence[Condition]) -> str:
-    """Per system where it wins among the exact ones, and how far from the best exact system it is elsewhere."""
-    headings = ["system", "exact", "conditions", "wins", "where", "closest %", "median %", "farthest %"]
+    """Per system where it is the fastest exact one, and where it is faster than the edge alone."""
+    headings = ["system", "exact", "conditions", "wins", "where it wins", "beats edge_ar", "where it beats edge_ar"]
+    headings += ["least saved %", "most saved %", "closest to the winner %", "median %", "farthest %"]
     systems = list(dict.fromkeys(name for condition in found for name in condition.ms_per_token))
     rows = []
     for system in systems:
         mine = [condition for condition in found if system in condition.ms_per_token]
         behind = sorted(pct for condition in mine if (pct := condition.behind_pct(system)) is not None)
-        exact = all(condition.exact[system] for condition in mine)
+        saved = [(pct, condition) for condition in mine if (pct := condition.saved_pct(system)) is not None]
         won = [condition for condition in mine if condition.best_exact == system]
-        where = "; ".join(dict.fromkeys(f"{c.link}{', ' + c.rest if c.rest else ''}" for c in won[:4]))
-        where += f" and {len(won) - 4} more" if len(won) > 4 else ""
-        spread: list[Cell] = [behind[0], median(behind), behind[-1]] if behind else [None, None, None]
-        cells: list[Cell] = [system, "yes" if exact else "no", float(len(mine)), float(len(won))]
-        cells += [where or None, *spread]
+        sooner = [condition for pct, condition in saved if pct > 0]
+        cells: list[Cell] = [system, "yes" if all(condition.exact[system] for condition in mine) else "no"]
+        cells += [float(len(mine)), float(len(won)), _places(won, mine)]
+        cells += [float(len(sooner)), _places(sooner, mine)] if saved else [None, None]
+        cells += [min(pct for pct, _ in saved), max(pct for pct, _ in saved)] if saved else [None, None]
+        cells += [behind[0], median(behind), behind[-1]] if behind else [None, None, None]
         rows.append(({"system": system}, cells))
     return table(headings, rows)
+
+
+def _places(some: Sequence[Condition], of: Sequence[Condition]) -> str | None:
+    if len(some) == len(of):
+        return "everywhere"
+    places = list(dict.fromkeys(f"{c.link}{', ' + c.rest if c.rest else ''}" for c in some))
+    return "; ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "") or None
 
 
 def links(collection: Collection) -> str:

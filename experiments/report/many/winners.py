@@ -43,6 +43,12 @@ class Condition:
             return None
         return 100 * (self.ms_per_token[system] / self.ms_per_token[self.best_exact] - 1)
 
+    def saved_pct(self, system: str) -> float | None:
+        """How much sooner a token comes than from the target alone at the edge; below 0: later."""
+        if "edge_ar" not in self.ms_per_token or system not in self.ms_per_token:
+            return None
+        return 100 * (1 - self.ms_per_token[system] / self.ms_per_token["edge_ar"])
+
 
 def conditions(collection: Collection) -> list[Condition]:
     """In the order of their axes."""
