@@ -69,6 +69,7 @@ def _figures(run: RunData) -> dict[str, tuple[float, Callable[[Figure], None]]]:
         "acceptance": (any(f["acceptance_by_position"] for f in run.systems), 2.2, partial(_acceptance, run)),
         "bytes": (bytes_there, rows_in + 0.2, partial(_bytes, run)),
         "latency": (any(values["ttft"].values()), rows_in, partial(_latencies, run, values)),
+        "predicted": (bool(_with_formula(run)), 0.6 + ROW_IN * len(run.systems), partial(_predicted, run)),
         "energy_delay": (bool(_with_energy(run)), 2.3, partial(_energy, run)),
     }
     return {name: (height_in, draw) for name, (there, height_in, draw) in found.items() if there}
@@ -154,6 +155,29 @@ def _latencies(run: RunData, values: Mapping[str, Mapping[str, list[float]]], fi
         ax.set_xlim(0, None)
         ax.set_xlabel(LATENCIES[kind][1])
     figure.suptitle("circle p50, diamond p90, bar p99", fontsize=6)
+
+
+def _predicted(run: RunData, figure: Figure) -> None:
+    ax = figure.add_subplot()
+    shown = _with_formula(run)
+    _rows(ax, shown)
+    for y, f in enumerate(shown):
+        found, colour = f["predicted"], _colour(run, f)
+        ends = [found["round_ms"], found["round_ms_measured"]]
+        ax.plot(ends, [y, y], color=colour, linewidth=0.8)
+        ax.plot(ends[0], y, "D", color=colour, markerfacecolor="white", markersize=4)
+        ax.plot(ends[1], y, "o", color=colour, markersize=3.5)
+        ax.annotate(f"{found['round_residual_pct']:+.1f} %", (max(ends), y), (5, 0), textcoords="offset points",
+                    va="center", fontsize=6)  # fmt: skip
+    ax.set_xlim(0, None)
+    ax.margins(x=0.15)
+    ax.set_xlabel("mean time of a round (ms): diamond the formula, circle measured")
+
+
+def _with_formula(run: RunData) -> list[Figures]:
+    return [
+        f for f in run.systems if f["predicted"].get("round_ms") and f["predicted"]["round_residual_pct"] is not None
+    ]
 
 
 def _energy(run: RunData, figure: Figure) -> None:

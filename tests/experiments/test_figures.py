@@ -92,7 +92,7 @@ def test_the_csv_is_the_summary(kind, found, powered, tmp_path):
     points = read_csv(write_picture(picture, tmp_path, "single")[2])
     assert points and sum(int(point["runs"]) for point in points) >= len(picture.systems)
     metrics = {metric.figure: metric for metric in KINDS[kind].metrics}
-    for point in points:
+    for point in (point for point in points if point["role"] != "critical"):
         metric = metrics[point["figure"]]
         place = [row for row in collection.rows if _text(_at(collection, row, point["axis"])) == point["at"]]
         mine = [row for row in place if point["system"] in (row.system, row.kind) and metric.value(row) is not None]
@@ -121,6 +121,9 @@ def test_the_figures_behind_the_kinds_are_those_of_the_report(found):
         for name, metric in ((m.figure, m) for kind in KINDS.values() for m in kind.metrics):
             if name in PREDICTED:
                 assert metric.value(row) == row.figures["predicted"].get(PREDICTED[name])
+            elif name.startswith("critical_rtt_ms_"):
+                rival = name.removeprefix("critical_rtt_ms_")
+                assert metric.value(row) == (row.figures["predicted"].get("critical_rtt_ms") or {}).get(rival)
             elif not name.endswith("power_w"):
                 assert metric.value(row) == row.figures[name]
 
@@ -185,6 +188,17 @@ def test_the_formulas_lie_over_the_measured_points(found):
         assert value.value == pytest.approx(expected, abs=1e-3)
         assert measured[place].low <= measured[place].value <= measured[place].high
         assert value.low == pytest.approx(100 * (measured[place].low / formula[place].value - 1), abs=1e-3)
+
+
+def test_the_critical_round_trip_stands_on_the_line_of_one(found):
+    """Where the formulas have it, within reach of the axis; and behind it the measured speedup is below 1."""
+    picture = make_picture(found, "speedup", Choice(by="link.rtt_ms", where={"link.rate_mbps": "5"}))
+    ticks = {line.system: line.marks[0] for line in picture.lines if line.role == "critical"}
+    speedups = {line.system: {m.at: m.y.value for m in line.marks} for line in picture.lines if line.role == "measured"}
+    assert "dssd" in ticks and any("critical" in note or "formulas see" in note for note in picture.notes)
+    for system, mark in ticks.items():
+        assert 0 < mark.x.value <= 2 * max(RTTS_MS) and mark.y.value == 1
+        assert all(speedup < 1 for rtt_ms, speedup in speedups[system].items() if rtt_ms > 2 * mark.x.value + 5)
 
 
 # What cannot be drawn -------------------------------------------------------------------------------------------------

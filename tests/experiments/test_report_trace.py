@@ -97,7 +97,7 @@ def test_a_trace_of_nothing(tmp_path):
 def test_figures_for_papers(folder):
     pytest.importorskip("matplotlib")
     written = write_figures(folder, summary_of(folder))
-    names = {"tokens_per_s", "round_parts", "acceptance", "bytes", "latency", "energy_delay"}
+    names = {"tokens_per_s", "round_parts", "acceptance", "bytes", "latency", "predicted", "energy_delay"}
     assert {(path.stem, path.suffix) for path in written} == set(product(names, (".pdf", ".svg")))
     for path in written:
         assert path.parent == folder.path / "figures"

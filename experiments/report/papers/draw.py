@@ -63,7 +63,8 @@ def _legend_columns(width_in: float) -> int:
 def _draw(picture: Picture, figure: Any, width_in: float) -> None:
     residuals = any(line.role == "residual" for line in picture.lines)
     ratios = [1.0, RESIDUAL_SHARE] if residuals else [1.0] * picture.rows
-    grid = figure.subplots(picture.rows, picture.columns, squeeze=False, height_ratios=ratios, sharex=residuals)
+    grid = figure.subplots(picture.rows, picture.columns, squeeze=False, height_ratios=ratios, sharex=residuals,
+                           sharey="row" if _same_across(picture) else "none")  # fmt: skip
     slots = system_slots(list(picture.systems))
     for i, panel in enumerate(picture.panels):
         row, column = divmod(i, picture.columns)
@@ -78,6 +79,12 @@ def _draw(picture: Picture, figure: Any, width_in: float) -> None:
     if residuals:
         grid[0][0].plot([], [], label="formula", color="#333333", linestyle=FORMULA_DASHES)
     figure.legend(loc="outside upper center", ncols=_legend_columns(width_in))
+
+
+def _same_across(picture: Picture) -> bool:
+    """Are the panels of every row of one figure?"""
+    rows = [picture.panels[i : i + picture.columns] for i in range(0, len(picture.panels), picture.columns)]
+    return all(len({panel.y_label for panel in row}) == 1 for row in rows)
 
 
 def _panel(ax: Axes, panel: Panel, slots: dict[str, int]) -> None:
@@ -110,6 +117,8 @@ def _line(ax: Axes, line: Line, places: Sequence[Value], slot: int) -> None:
     style = _style(slot, line.exact)
     if line.role == "formula":
         style |= {"marker": "", "linestyle": FORMULA_DASHES}
+    if line.role == "critical":
+        style |= {"marker": "|", "markersize": 9, "linestyle": "", "clip_on": False}
     if line.role == "residual" or (line.role == "measured" and places):
         style["linestyle"] = ""
     if line.role == "measured" and _has_formula(ax, line):
@@ -117,7 +126,7 @@ def _line(ax: Axes, line: Line, places: Sequence[Value], slot: int) -> None:
     xs = [_x(mark, places) for mark in line.marks]
     ys = [mark.y.value for mark in line.marks]
     bars = {} if line.role == "formula" else {"yerr": _errors([mark.y for mark in line.marks])}
-    if all(mark.x is not None for mark in line.marks):
+    if line.x_figure and line.role != "critical":
         bars["xerr"] = _errors([mark.x for mark in line.marks if mark.x])
     container = ax.errorbar(xs, ys, **bars, elinewidth=0.6, capsize=1.5, capthick=0.6, **style)
     container.lines[0].set_gid(f"{line.role}:{line.system}")

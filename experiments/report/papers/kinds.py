@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from experiments.axes import Value, value_text
 from experiments.collection import Collection, Row
@@ -30,7 +31,7 @@ from experiments.report.papers.places import (
 UNITS = {"link.rtt_ms": "round trip (ms)", "link.rate_mbps": "rate (Mbit/s)", "link.loss_pct": "loss (%)",
          "link.up.rate_mbps": "uplink rate (Mbit/s)", "link.down.rate_mbps": "downlink rate (Mbit/s)",
          "draft_length": "draft length", "threshold": "threshold", "system": "", "link": ""}  # fmt: skip
-THRESHOLD = "threshold"
+THRESHOLD, SPEEDUP = "threshold", "speedup_over_edge_ar"
 INEXACT_NOTE = "open marks, dotted: output is not the target's own"
 
 
@@ -102,6 +103,8 @@ def _over(kind: Kind, rows: Rows, by: str, panels: str | None) -> tuple[list[Pan
     for metric in kind.metrics:
         for title, mine in split:
             lines = _lines(mine, by, metric)
+            if metric.figure == SPEEDUP and by == "link.rtt_ms":
+                lines += _critical(mine)
             found.append(_panel(mine, by, metric, title, lines))
     if panels is None and len(kind.metrics) > 1:
         return found, 1  # side by side, where nothing else takes the columns
@@ -161,6 +164,25 @@ def _lines(rows: Rows, by: str, metric: Metric, role: str = "measured") -> list[
     return lines
 
 
+def _critical(rows: Rows) -> list[Line]:
+    """Where the formulas put each system's critical round trip beside edge_ar, on the line of 1; as far as twice the
+    longest round trip there is."""
+    longest = max(value for value in values_at(rows, "link.rtt_ms") if isinstance(value, int | float))
+    lines = []
+    for system, exact in _systems(rows.rows).items():
+        mine = [row for row in rows.rows if row.system == system and (_critical_ms("edge_ar", row) or 0) > 0]
+        at = estimate(mine, lambda row: _critical_ms("edge_ar", row), lambda row: None)
+        if at and at.value <= 2 * longest:
+            lines.append(Line(system, exact, [Mark(None, at, Estimate(1.0), len(mine))], SPEEDUP, "critical",
+                              "critical_rtt_ms_edge_ar"))  # fmt: skip
+    return lines
+
+
+def _critical_ms(rival: str, row: Row) -> float | None:
+    found: float | None = ((row.figures.get("predicted") or {}).get("critical_rtt_ms") or {}).get(rival)
+    return found
+
+
 def _split(rows: Rows, panels: str | None) -> list[tuple[str, Rows]]:
     if panels is None:
         return [("", rows)]
@@ -213,7 +235,9 @@ def _notes(picture: Picture, rows: Rows, choice: Choice) -> list[str]:
         notes.append(INEXACT_NOTE)
     if any(line.role == "formula" for line in picture.lines):
         notes.append("dashed: formula with the run's own measured parts; below: residual of the measurement")
-    if any(row.figures.get("speedup_beside") for row in rows.rows) and "speedup_over_edge_ar" in _figures(picture):
+    if any(line.role == "critical" for line in picture.lines):
+        notes.append("ticks on the line of 1: the round trip at which the formulas see edge_ar as fast")
+    if any(row.figures.get("speedup_beside") for row in rows.rows) and SPEEDUP in _figures(picture):
         notes.append(
             "speedups of runs without edge_ar are over that of a run beside them, on the same prompts and coins"
         )
@@ -268,7 +292,7 @@ DRAFTS = "no draft was verified"
 JOULES = "no run has the joules of both nodes"
 KINDS: dict[str, Kind] = {
     "speedup": Kind("Speedup over edge_ar", _over,
-                    [Metric("speedup_over_edge_ar", "speedup over edge_ar", level=1.0)],
+                    [Metric(SPEEDUP, "speedup over edge_ar", level=1.0)],
                     "no run has edge_ar, nor a run beside it on the same link and workload that has"),
     "throughput": Kind("Tokens per second", _over, [Metric("tokens_per_s", "tokens/s")], SECONDS),
     "latency": Kind("Time per output token", _over, [Metric("tpot_ms", "TPOT (ms)")], SECONDS),
@@ -303,4 +327,10 @@ KINDS: dict[str, Kind] = {
                        _Residual("residual_pct", "residual (%)", level=0.0, from_zero=False,
                                  of=lambda row: (row.figures.get("predicted") or {}).get("residual_pct"))],
                       "no formula describes these systems, or no request had a second round"),
+    "critical": Kind("Critical round trip by the formulas", _over,
+                     [Metric("critical_rtt_ms_edge_ar", "critical RTT beside edge_ar (ms)", from_zero=False, level=0.0,
+                             of=partial(_critical_ms, "edge_ar")),
+                      Metric("critical_rtt_ms_colocated_sd", "beside colocated_sd (ms)", from_zero=False, level=0.0,
+                             of=partial(_critical_ms, "colocated_sd"))],
+                     "no run has a formula's system together with edge_ar or colocated_sd"),
 }  # fmt: skip

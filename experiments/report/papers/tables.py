@@ -51,13 +51,14 @@ def write_latex(picture: Picture, folder: Path) -> Path:
 
 
 def _block(picture: Picture, panel: Panel) -> str:
-    if any(line.x_figure for line in panel.lines):
+    if any(line.x_figure and line.role != "critical" for line in panel.lines):
         return _pairs(picture, panel)
-    places = list(dict.fromkeys(mark.at for line in panel.lines for mark in line.marks))
+    lines = [line for line in panel.lines if line.role != "critical"]
+    places = list(dict.fromkeys(mark.at for line in lines for mark in line.marks))
     if not panel.x_values:
         places.sort(key=lambda value: float(value))  # type: ignore[arg-type]
     heading = ["system", *(f"{picture.by} {value_text(place)}" for place in places)]
-    rows = [[_name(line), *(_at(line, place) for place in places)] for line in panel.lines]
+    rows = [[_name(line), *(_at(line, place) for place in places)] for line in lines]
     return _tabular(_titled(panel), heading, rows)
 
 
