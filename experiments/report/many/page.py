@@ -129,8 +129,9 @@ def render(collection: Collection, title: str) -> str:
 
 
 WINNERS = (
-    "By ms per token of whole requests. A system wins where no exact one is faster. p: how often two systems that are alike would differ so much on these prompts. "
-    "Over all runs of a condition: the filters hide rows, they do not change them."
+    "By ms per token of whole requests. A system wins where no exact one is faster. p: how often two systems that are "
+    "alike would differ so much on these prompts. Over all runs of a condition: the filters hide rows, they do not "
+    "change them."
 )
 HEAT = (
     "How many times the edge's tokens per second over the same link; geometric means over the runs shown. Blue: faster "

@@ -123,8 +123,8 @@ def distances(found: Sequence[Condition]) -> str:
 def _places(some: Sequence[Condition], of: Sequence[Condition]) -> str | None:
     if len(some) == len(of):
         return "everywhere"
-    places = list(dict.fromkeys(f"{c.link}{', ' + c.rest if c.rest else ''}" for c in some))
-    return "; ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "") or None
+    places = list(dict.fromkeys(condition.name for condition in some))
+    return "; ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else "") or None
 
 
 def links(collection: Collection) -> str:

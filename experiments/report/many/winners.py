@@ -19,6 +19,7 @@ class Condition:
 
     link: str
     rest: str  # the other axes, in words
+    name: str  # both, the link by its own name where it has one
     runs: Sequence[int]
     ms_per_token: dict[str, float]
     exact: dict[str, bool]
@@ -52,17 +53,19 @@ class Condition:
 
 def conditions(collection: Collection) -> list[Condition]:
     """In the order of their axes."""
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, str, str], list[int]] = {}
     for i, run in enumerate(collection.runs):
         rest = {key: value for key, value in run.axes.items() if not key.startswith("link.")}
         link = link_label((run.summary.get("link") or {}).get("declared") or {})
-        groups.setdefault((link, place(rest)), []).append(i)
+        words = place(rest)
+        name = words if "link" in rest else ", ".join(filter(None, [link, words]))
+        groups.setdefault((link, words, name), []).append(i)
     by_run: dict[int, list[Row]] = {}
     for row in collection.rows:
         if row.figures["ms_per_token"]:
             by_run.setdefault(row.run, []).append(row)
     found = []
-    for (link, where), runs in sorted(groups.items(), key=lambda item: _place_of(collection, item[1][0])):
+    for (link, where, name), runs in sorted(groups.items(), key=lambda item: _place_of(collection, item[1][0])):
         times: dict[str, list[float]] = {}
         exact: dict[str, bool] = {}
         for row in (row for i in runs for row in by_run.get(i, [])):
@@ -70,8 +73,8 @@ def conditions(collection: Collection) -> list[Condition]:
             exact[row.system] = exact.get(row.system, True) and row.figures["exact"]
         if times:
             means = {name: math.exp(sum(map(math.log, mine)) / len(mine)) for name, mine in times.items()}
-            condition = Condition(link, where, runs, means, exact, None)
-            found.append(Condition(link, where, runs, means, exact, _p_value(collection, condition)))
+            condition = Condition(link, where, name, runs, means, exact, None)
+            found.append(Condition(link, where, name, runs, means, exact, _p_value(collection, condition)))
     return found
 
 
