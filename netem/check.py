@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from netem.errors import LinkError
@@ -39,7 +40,8 @@ __all__ = ["Endpoint", "Ends", "LinkReport", "check_link"]
 RTT_PHASE_S, JITTER_PHASE_S, LOSS_PHASE_S, RATE_PHASE_S = 0.7, 2.0, 1.0, 0.4
 BOTH_AT_ONCE_MBPS = 100.0  # beyond, two senders, two receivers and the router would compete for the processor
 MOST_PROBES_PER_S = 5000  # what a Python process sends and a user-mode Linux router forwards without strain
-FEWEST_LOSS_PROBES = 200
+FEWEST_LOSS_PROBES, FEWEST_WANTED = 200, 1000
+LOSSES_TO_SEE = 200
 FEWEST_STREAM_PACKETS = 45
 OFFERED_OVER_DECLARED = 1.5
 START_S = 20.0  # for a probe process on a busy machine
@@ -70,9 +72,12 @@ class Ends(Protocol):
     def applied(self) -> Mapping[str, Any]: ...
 
 
-def check_link(lab: Ends, spec: LinkSpec | None = None, one_clock: bool = True) -> LinkReport:
-    """Measure the lab's link against `spec` (default: the one it was opened with). Takes 2 to 4 seconds. Without
-    `one_clock`, between two machines, a one-way delay cannot be told, and only the round trip is judged.
+def check_link(
+    lab: Ends, spec: LinkSpec | None = None, one_clock: bool = True, loss_phase_s: float = LOSS_PHASE_S
+) -> LinkReport:
+    """Measure the lab's link against `spec` (default: the one it was opened with). Takes 2 to 4 seconds, more for a
+    rare loss where `loss_phase_s` gives it the time. Without `one_clock`, between two machines, a one-way delay cannot
+    be told, and only the round trip is judged.
 
     Raises LinkError when nothing at all comes through, or when a probe process fails.
     """
@@ -82,7 +87,8 @@ def check_link(lab: Ends, spec: LinkSpec | None = None, one_clock: bool = True) 
     if shut := [which for which in DIRECTIONS if spec.direction(which).rate_mbps == 0]:
         report.skipped.append(f"everything: the trace of {' and '.join(shut)} begins with a rate of 0")
         return report
-    for name, measure in (("rtt", _measure_rtt), ("loss", _measure_loss), ("rate", _measure_rate)):
+    measure_loss = partial(_measure_loss, phase_s=loss_phase_s)
+    for name, measure in (("rtt", _measure_rtt), ("loss", measure_loss), ("rate", _measure_rate)):
         problems = _told(measure(lab, spec, report), one_clock)
         if problems:
             report.repeated.append(name)
@@ -120,18 +126,17 @@ def _measure_rtt(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
     return problems
 
 
-def _measure_loss(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
+def _measure_loss(lab: Ends, spec: LinkSpec, report: LinkReport, phase_s: float) -> list[str]:
     """Dense probes; what did not reach the edge was lost on the way up, what of its answers is missing,
     down.
     """
     per_s = min(MOST_PROBES_PER_S, *(_probes_per_s(spec.direction(which)) for which in DIRECTIONS))
-    smallest = min((spec.direction(which).mean_loss_pct for which in DIRECTIONS if _loses(spec, which)), default=0.0)
-    wanted = 1000 if not smallest else max(1000, round(80 / (smallest / 100)))
-    count = int(min(wanted, per_s * LOSS_PHASE_S))
+    wanted = max(FEWEST_WANTED, *(_probes_for_loss(spec.direction(which)) for which in DIRECTIONS))
+    count = int(min(wanted, per_s * phase_s))
     if count < FEWEST_LOSS_PROBES:
-        report.skipped.append(f"loss: {count} probes in {LOSS_PHASE_S:g} s are too few to tell (slow or short link)")
+        report.skipped.append(f"loss: {count} probes in {phase_s:g} s are too few to tell (slow or short link)")
         return []
-    heard = _ask(lab, count, 1e3 * LOSS_PHASE_S / count)
+    heard = _ask(lab, count, max(1e3 / per_s, 1e3 * min(phase_s, LOSS_PHASE_S) / count))
     answered = heard.answered_numbers
     arrivals = {
         "up": (heard.sent, heard.arrived_numbers),
@@ -249,5 +254,8 @@ def _probes_per_s(side: DirectionSpec) -> float:
     return min(by_rate, 0.5 * side.limit_packets / in_flight_s if in_flight_s else MOST_PROBES_PER_S)
 
 
-def _loses(spec: LinkSpec, which: Direction) -> bool:
-    return spec.direction(which).mean_loss_pct > 0
+def _probes_for_loss(side: DirectionSpec) -> int:
+    """So many that some LOSSES_TO_SEE events happen, an event being a burst where losses come in bursts."""
+    bursty = side.gilbert or side.loss_states
+    per_event = bursty.mean_burst if bursty else 1.0
+    return round(LOSSES_TO_SEE * per_event / (side.mean_loss_pct / 100)) if side.mean_loss_pct else 0

@@ -76,6 +76,8 @@ class Lab:
     """Made by `open_lab`. `backend` is 'loopback', 'netns' or 'uml'; `applied` and `tcp` are read back. A traced
     direction stands at its trace's first point until a player (see traces/player.py) moves it on."""
 
+    router_class: type[UmlRouter] = UmlRouter
+
     def __init__(self, name: str, backend: str, spec: LinkSpec) -> None:
         self.name = name
         self.backend = backend
@@ -175,7 +177,7 @@ class Lab:
         else:
             make, move = plan.tap_wires(self._names)
             self._run(make)
-            self._router = guest = UmlRouter(self._names, journal.folder)
+            self._router = guest = self.router_class(self._names, journal.folder)
             guest.wait_until_up()
             self.router = guest.describe()
             self._run([*shaping, *move])  # the guest opens a tap when it brings its port up; only then may it move

@@ -70,7 +70,7 @@ class UmlRouter:
             f"vec{index}:transport=tap,ifname=to_{end},depth=128,gro=0,mac={mac('router', end)}"  # type: ignore[arg-type]
             for index, end in enumerate(("device", "edge"))
         ]
-        arguments = [f"mem={MEMORY}", f"initrd={initramfs()}", f"uml_dir={folder}", "umid=uml"]
+        arguments = [*self.boots_from(folder), f"uml_dir={folder}", "umid=uml"]
         arguments += ["con=null", "con0=fd:0,fd:1"]
         guests_ends = []
         for number, tool in enumerate(batch.TOOLS, 1):
@@ -94,6 +94,10 @@ class UmlRouter:
         finally:
             for end in guests_ends:
                 os.close(end)
+
+    def boots_from(self, folder: Path) -> list[str]:
+        """Its memory and root file system, as arguments of its kernel; `folder` is the lab's own."""
+        return [f"mem={MEMORY}", f"initrd={initramfs()}"]
 
     def wait_until_up(self) -> None:
         """Raises LinkError with the guest's last words when it does not come up."""

@@ -35,10 +35,11 @@ def models(json: Json = False) -> None:
 
 @app.command()
 def bench(
-    only: Annotated[
+    parts: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--only", help="One part: speed, overhead, link, bytes, work, energy, report. Repeatable."),
+        typer.Argument(metavar="PART", help="Any of work, bytes, overhead, link, energy, report, speed; else all."),
     ] = None,
+    only: Annotated[Optional[list[str]], typer.Option("--only", help="The same, as an option.", hidden=True)] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option("--out", help="Also write the records to this file.")] = None,  # noqa: UP045
     json: Json = False,
 ) -> None:
@@ -46,7 +47,7 @@ def bench(
     with plain_errors():
         from experiments.bench import run_bench
 
-        records = run_bench(only or [])
+        records = run_bench([*(parts or []), *(only or [])])
         if out:
             out.write_text(jsonlib.dumps(records, indent=1) + "\n", encoding="utf-8")
         answer(records, json, lambda rows: table(rows, ["name", "value", "bound", "unit", "ok", "note"]))

@@ -1,4 +1,4 @@
-"""`dssd bench --only energy`, shortened: every figure is there, and what is deterministic holds."""
+"""`dssd bench energy`, shortened: every figure is there, and what is deterministic holds."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_cost_and_lateness_are_recorded(tmp_path):
     first, *_, last = read_records(sampler.path)
     footer = last["footer"]
     seconds = (footer["clock"]["monotonic_ns"] - first["header"]["clock"]["monotonic_ns"]) / 1e9
-    assert 0 < footer["cpu_s"] < seconds  # how small it is, `dssd bench --only energy` says
+    assert 0 < footer["cpu_s"] < seconds  # how small it is, `dssd bench energy` says
     assert footer["ticks"] + footer["missed"] == pytest.approx(seconds * 50, abs=5)
     assert 0 <= footer["late_ms"]["median"] <= footer["late_ms"]["p99"] <= footer["late_ms"]["max"]
     own = {s.channel: s.value for s in read_samples(sampler.path) if s.probe == "sampler"}
