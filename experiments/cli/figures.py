@@ -68,11 +68,13 @@ def figure(
 
 @app.command("table")
 def headline_table(folders: Folders, out: Out = None, json: Json = False) -> None:
-    """The headline figures of every system of every run, as headline.csv and headline.tex."""
+    """The headline figures of every system of every run, as headline.csv and headline.tex; beside a paper's own numbers
+    where runs are at its setting, as reported.csv and reported.tex."""
     with plain_errors():
-        from experiments.report.papers import write_headline
+        from experiments.report.papers import write_headline, write_reported
 
-        files = write_headline(_collect(folders), _target(folders, out))
+        found, target = _collect(folders), _target(folders, out)
+        files = [*write_headline(found, target), *write_reported(found, target)]
         answer([str(path) for path in files], json, lambda paths: print("\n".join(paths)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 import yaml
 from many_set import base_run
@@ -13,6 +15,7 @@ from experiments.predict.formulas import transfer_ms
 from experiments.predict.reported import Setting, beside_reported, load_reported
 from experiments.report.many.page import render
 from experiments.report.many.reported import HEADINGS, rows_beside
+from experiments.report.papers import write_reported
 from experiments.schema import Config
 from experiments.sweep.points import load_sweep
 from nodes.engine.profiles import load_pace, profile_names
@@ -146,8 +149,22 @@ def test_the_report_has_the_table_and_what_was_never_billed(found):
     assert all(remark in page.text for remark in load_reported()[0].remarks)
 
 
+def test_the_tables_are_the_reports(found, tmp_path):
+    files = write_reported(found, tmp_path)
+    with files[0].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found.runs)
+    for said, (_, cells) in zip(rows, rows_beside(found)):
+        assert list(said.values()) == ["" if cell is None else str(cell) for cell in cells]
+        (one,) = of(found, rtt_ms=float(said["rtt_ms"]), rate_mbps=float(said["rate_mbps"]))
+        assert float(said["speedup_measured"]) == one.measured.speedup
+    text = files[1].read_text()
+    assert "& 20 & 50 & 8 &" in text and "2.22" in text and "never billed" in text
+
+
 def test_a_report_over_other_runs_has_no_such_section(tmp_path):
     base_run(tmp_path / "base", requests=3)
+    assert write_reported(collect([tmp_path]), tmp_path) == []
     assert "Reported, formula" not in Page(render(collect([tmp_path]), "other")).text
 
 

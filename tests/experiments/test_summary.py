@@ -115,6 +115,20 @@ def test_the_interval_holds_the_speed_and_is_always_the_same():
     assert figures_of([], requests[:2])["tokens_per_s_ci95"] is None
 
 
+@pytest.mark.parametrize("key", ["tpot_ms", "ttft_ms", "bytes_up_per_token", "bytes_down_per_token", "ms_per_token"])
+def test_every_headline_figure_has_an_interval_around_it(key):
+    requests = [
+        a_request(5 + i % 3, 90.0 + 7 * i, request=str(i), tpot_ms=10.0 + i, ttft_ms=50.0 + i) for i in range(9)
+    ]
+    rounds = [
+        a_round(n + 1, request=str(i), up_wire_bytes=60 + i, down_wire_bytes=300 + n) for i in range(9) for n in (0, 1)
+    ]
+    figures = figures_of(rounds, requests)
+    low, high = figures[f"{key}_ci95"]
+    assert low < figures[key] < high
+    assert figures_of(rounds[:6], requests[:3])[f"{key}_ci95"] is None, "of too few requests none is given"
+
+
 def test_look_ahead():
     guesses = [True, True, False, None]
     rounds = [a_round(i, lookahead_hit=hit, n_discarded=3 * (hit is False)) for i, hit in enumerate(guesses)]

@@ -10,7 +10,7 @@ from experiments.report.papers.draw import WIDTHS_IN, write_picture
 from experiments.report.papers.kinds import KINDS, make_picture
 from experiments.report.papers.picture import FigureError
 from experiments.report.papers.places import Choice, axes_of
-from experiments.report.papers.tables import write_headline
+from experiments.report.papers.tables import write_headline, write_reported
 
 __all__ = [
     "KINDS",
@@ -21,4 +21,5 @@ __all__ = [
     "make_picture",
     "write_headline",
     "write_picture",
+    "write_reported",
 ]

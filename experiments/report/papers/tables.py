@@ -8,13 +8,22 @@ from pathlib import Path
 
 from experiments.axes import Value, value_text
 from experiments.collection import Collection
+from experiments.report.many.reported import HEADINGS, remarks, rows_beside
 from experiments.report.many.tables import HEADLINE, WITH_INTERVAL
 from experiments.report.papers.picture import Estimate, Line, Panel, Picture
 
 COLUMNS = ("panel", "system", "exact", "role", "axis", "at", "figure", "value", "low", "high", "spread", "runs")
 ESCAPES = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
            "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-           ">": r"\textgreater{}", "–": "--", "∞": r"$\infty$", "×": r"$\times$", "γ": r"$\gamma$"}  # fmt: skip
+           ">": r"\textgreater{}", "–": "--", "∞": r"$\infty$", "×": r"$\times$", "γ": r"$\gamma$",
+           "α": r"$\alpha$"}  # fmt: skip
+LEFT_TO_CSV = ("rounds, paper's α", "rounds measured", "run")
+UNIQUE_HEADINGS = [
+    "system", "models", "rtt_ms", "rate_mbps", "draft_length", "top_k", "source", "speedup_reported",
+    "speedup_formula_paper", "speedup_formula_run", "speedup_measured", "comm_s_reported", "comm_s_formula_paper",
+    "comm_s_never_billed", "comm_s_formula_run", "comm_s_measured", "acceptance_paper", "acceptance_run",
+    "rounds_formula_paper", "rounds_measured", "run",
+]  # fmt: skip
 NEEDS = "% needs \\usepackage{booktabs}"
 
 
@@ -150,6 +159,30 @@ def write_headline(collection: Collection, folder: Path) -> list[Path]:
     heading = ["system", *axes, *HEADLINE]
     paths[1].write_text(f"{NEEDS}\n% * not exact\n{_tabular('headline', heading, texts)}\n", encoding="utf-8")
     return paths
+
+
+def write_reported(collection: Collection, folder: Path) -> list[Path]:
+    """reported.csv and reported.tex: what papers report beside the formula and the measurement; none where no run is at
+    a published setting."""
+    rows = [cells for _, cells in rows_beside(collection)]
+    if not rows:
+        return []
+    headings = [heading.strip() for heading in HEADINGS]
+    paths = [folder / "reported.csv", folder / "reported.tex"]
+    with paths[0].open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([UNIQUE_HEADINGS, *rows])
+    shown = [i for i, heading in enumerate(headings) if heading not in LEFT_TO_CSV]
+    texts = [[_text(row[i]) for i in shown] for row in rows]
+    body = _tabular("reported, formula, measured", [headings[i] for i in shown], texts)
+    about = "\n".join(f"% {_plain(line)}" for line in remarks(collection))
+    paths[1].write_text(f"{NEEDS}\n{about}\n{body}\n", encoding="utf-8")
+    return paths
+
+
+def _text(cell: str | float | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return cell or "–"
+    return f"{cell:g}" if float(cell).is_integer() else _three(cell)
 
 
 def _columns(key: str) -> list[str]:
