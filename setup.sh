@@ -35,6 +35,7 @@ command -v ethtool >/dev/null || [ -x /sbin/ethtool ] || missing="$missing ethto
 command -v nsenter >/dev/null || missing="$missing util-linux"
 command -v ssh >/dev/null || missing="$missing openssh-client"
 command -v rsync >/dev/null || missing="$missing rsync"
+command -v shellcheck >/dev/null || missing="$missing shellcheck" # `make test` holds the shell scripts to it
 PYTHON=${PYTHON:-python3}
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 # shellcheck disable=SC2086  # a list of words

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,29 @@ from nodes.engine.make import list_models
 from nodes.probes import find_probes
 
 ROOM_BYTES = 1 << 30
+TOOL_PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program that only tests use: any of `names`, from the Debian package, and what is not tried without it."""
+
+    names: tuple[str, ...]
+    package: str
+    tried: str
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+TEST_TOOLS = (
+    Tool(("shellcheck",), "shellcheck", "the shell scripts' hygiene"),
+    Tool(("sshd",), "openssh-server", "runs on two machines (it starts a server: think before)"),
+    Tool(BROWSERS, "chromium", "the report page as a browser draws it"),
+)
 
 
 def diagnose() -> list[dict[str, Any]]:
     """Records `{name, ok, detail, remedy}`."""
-    return [_python(), *diagnose_links(), _models(), *_probes(), _room()]
+    return [_python(), *diagnose_links(), _models(), *_probes(), _room(), _tests()]
 
 
 def clean_up() -> list[str]:
@@ -42,6 +62,15 @@ def _numbers(link: dict[str, Any]) -> dict[str, str]:
 
     common = {key: value for key, value in link.items() if key not in ("up", "down")}
     return {"up": text({**common, **link.get("up", {})}), "down": text({**common, **link.get("down", {})})}
+
+
+def _tests() -> dict[str, Any]:
+    """What `make test` cannot try here, besides what the findings above say of links and probes."""
+    missing = [tool for tool in TEST_TOOLS if not any(shutil.which(name, path=TOOL_PATH) for name in tool.names)]
+    untried = "; ".join(f"{tool.names[0]}: {tool.tried}" for tool in missing)
+    remedy = f"apt install {' '.join(tool.package for tool in missing)}" if missing else ""
+    detail = f"not tried without {untried}" if missing else "every tool is here"
+    return {"name": "tools of the tests", "ok": not missing, "detail": detail, "remedy": remedy}
 
 
 def _python() -> dict[str, Any]:

@@ -96,6 +96,25 @@ def why_no_netem() -> str | None:
     return None
 
 
+def why_not_physical() -> str | None:
+    """Whether this kernel can shape a real interface now. Loads no module: ifb, when it comes, makes devices."""
+    if os.geteuid() != 0:
+        return "shaping a real interface takes root: sudo"
+    if problem := why_no_netem():
+        return problem
+    for kind in (("root", "handle", "1:", "prio"), ("ingress",)):
+        try:
+            execute([*_throw_away(), "tc", "qdisc", "add", "dev", "lo", *kind])
+        except CommandError as error:
+            return f"this kernel has no {kind[-1]} discipline ({error.said.strip()}): {modules_command()}"
+    if not Path("/sys/module/ifb").exists():
+        try:
+            execute(["modprobe", "--dry-run", "ifb"])
+        except CommandError:
+            return f"this kernel has no ifb, so what comes in cannot be shaped (--only egress can): {modules_command()}"
+    return None
+
+
 def why_no_seed(kernel: str) -> str | None:
     """Whether netem of this kernel version, told by this machine's tc, hits the same packets again when asked to."""
     try:

@@ -7,7 +7,15 @@ import platform
 from typing import Any
 
 from netem.apply import execute
-from netem.backend import available_congestion, choose_backend, why_no_netem, why_no_seed, why_no_tun, why_not
+from netem.backend import (
+    available_congestion,
+    choose_backend,
+    why_no_netem,
+    why_no_seed,
+    why_no_tun,
+    why_not,
+    why_not_physical,
+)
 from netem.errors import BackendError, CommandError
 from netem.initramfs import find_tool, guest_version
 from netem.journal import journals, leftovers
@@ -22,6 +30,7 @@ def diagnose() -> list[dict[str, Any]]:
         _finding("netem in this kernel", why_no_netem(), "sch_netem answers"),
         _finding("/dev/net/tun", why_no_tun(), "can be opened"),
         _finding("user-mode Linux router", why_not("uml"), f"kernel {guest_version()}"),
+        _finding("shaping a real interface", why_not_physical(), "netem, prio, ingress and ifb are there"),
         _congestion(),
         _seed(),
         _leftovers(),

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from report_run import SYSTEMS, summary_of, toy_run
 
+from experiments.doctor import BROWSERS
 from experiments.report import write_report
 
 pytest.importorskip("plotly", reason="the plots are plotly's: pip install plotly")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
 pytestmark = [
     pytest.mark.slow,

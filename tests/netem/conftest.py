@@ -1,4 +1,4 @@
-"""Labs for the tests: really built, on whatever this machine can. What could not be tried is said at the end."""
+"""Labs for the tests: really built, on whatever this machine can."""
 
 from __future__ import annotations
 
@@ -14,23 +14,13 @@ from netem.lab import Lab, open_lab
 from netem.spec import LinkSpec
 
 SHAPING_BACKENDS = ("netns", "uml")
-_untried: dict[str, str] = {}
 
 
 def need(backend: str, shaped: bool = True) -> None:
-    """Skip the test where the backend cannot work, and remember why."""
+    """Skip the test where the backend cannot work."""
     problem = why_not(backend, shaped)  # type: ignore[arg-type]
     if problem is not None:
-        name = backend if shaped else f"{backend} (unshaped)"
-        _untried[name] = problem
-        pytest.skip(f"{name}: {problem}")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _untried:
-        terminalreporter.section("links not tried on this machine")
-        for name, problem in sorted(_untried.items()):
-            terminalreporter.write_line(f"{name}: {problem}")
+        pytest.skip(f"{backend if shaped else f'{backend} (unshaped)'}: {problem}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,10 +31,11 @@ SHAPINGS = [
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed: apt install shellcheck")
 def test_every_script_is_clean_shell(tmp_path: Path) -> None:
-    scripts = {path.name: path.read_text() for path in [*FOLDER.glob("*.sh"), *FOLDER.parent.glob("physical/*.sh")]}
+    ours = [*FOLDER.glob("*.sh"), *FOLDER.parent.glob("physical/*.sh"), FOLDER.parents[1] / "setup.sh"]
+    scripts = {path.name: path.read_text() for path in ours}
     scripts["filled.sh"] = interface_script(Shaping("eth0", spec=SPEC, **SHAPINGS[1]), 60)
     scripts["lab-filled.sh"] = lab_script(SPEC, "lab", "cubic")
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
         done = subprocess.run(["shellcheck", "-s", "sh", tmp_path / name], capture_output=True, text=True)
