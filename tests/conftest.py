@@ -1,10 +1,15 @@
-"""What was not tried is said at the end, with the reason: a machine lacks things, and a silent skip would hide that."""
+"""For all tests. What was not tried is said at the end, with the reason: a silent skip would hide what a machine lacks."""
 
 from __future__ import annotations
 
+import signal
 from collections import Counter, defaultdict
 
 import pytest
+
+# A shell starts a background job (`make test &`) with SIGINT ignored, and what a test starts would ignore it as well.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
