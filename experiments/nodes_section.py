@@ -62,6 +62,7 @@ class DeviceSpec(NodeSection):
     cpu_share: float | None = Field(
         default=None, gt=0.01, description="of one core's time: 0.25 is a quarter of a core (cgroup v2 quota)"
     )
+    cpu_max_mhz: float | None = Field(default=None, gt=0, description="the clock of its cores at most (cpufreq, root)")
 
 
 class EdgeSpec(NodeSection):

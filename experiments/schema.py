@@ -230,7 +230,11 @@ class Config(Strict):
             systems=self.compositions,
             sampling=Sampling(**self.sampling.model_dump(), seed=self.seed),
             device=NodeSpec(
-                self.device_engine, probes("device"), cpus=self.device.cpus, cpu_share=self.device.cpu_share
+                self.device_engine,
+                probes("device"),
+                cpus=self.device.cpus,
+                cpu_share=self.device.cpu_share,
+                cpu_max_mhz=self.device.cpu_max_mhz,
             ),
             edge=NodeSpec(
                 self.edge_engine,

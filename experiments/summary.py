@@ -54,7 +54,14 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
     quality = run.quality()
     summary["systems"] = [finite(with_quality(figures, quality)) for figures in summary["systems"]]
     models = {node: model for node in ("device", "edge") if (model := run.node(node).get("engine"))}
-    return {**summary, "status": manifest.get("status", ""), "models": models, "clock": finite(clock)}
+    held = spec.device.cpus or spec.device.cpu_share or spec.device.cpu_max_mhz
+    return {
+        **summary,
+        "status": manifest.get("status", ""),
+        "models": models,
+        "clock": finite(clock),
+        "device_limits": run.node("device").get("limits", {}) if held else {},
+    }
 
 
 def summarise(

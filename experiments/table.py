@@ -65,9 +65,22 @@ def header_lines(summary: Mapping[str, Any]) -> list[str]:
         f"link: {link_text(summary['link'])}",
     ]
     lines += [f"{node}: {model_text(model)}" for node, model in (summary.get("models") or {}).items()]
+    if summary.get("device_limits"):
+        lines.append(f"device held to: {limits_text(summary['device_limits'])}")
     if summary["labels"]:
         lines.append("labels: " + ", ".join(LABELS.get(label, label) for label in summary["labels"]))
     return lines
+
+
+def limits_text(limits: Mapping[str, Any]) -> str:
+    """`core 0, 0.25 of a core's time, 1500 MHz at most`: what it was really held to"""
+    cpus = limits["cpus"]
+    parts = [f"core{'s' * (len(cpus) != 1)} {', '.join(map(str, cpus))}"]
+    if limits["cpu_share"] is not None:
+        parts.append(f"{limits['cpu_share']:g} of a core's time")
+    if limits["cpu_max_mhz"] is not None:
+        parts.append(f"{limits['cpu_max_mhz']:g} MHz at most")
+    return ", ".join(parts)
 
 
 def note_lines(summary: Mapping[str, Any]) -> list[str]:

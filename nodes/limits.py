@@ -1,7 +1,8 @@
 """Holds this process to a part of its machine, so that a server can stand in for a slower device.
 
 `cpus` by affinity, which every Linux allows; `cpu_share` by a cgroup v2 quota, which needs a cgroup that this process
-may make and whose parent hands out the cpu controller. What cannot be held is refused, never approximated.
+may make and whose parent hands out the cpu controller; `cpu_max_mhz` by cpufreq, which machines of metal have and root
+may set. What cannot be held is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from nodes.frequency import FrequencyCap, FrequencyError
 
 log = logging.getLogger("dssd.limits")
 PERIOD_US = 20_000  # of the quota; the kernel's 100 ms would freeze a device for longer than a round trip
@@ -28,20 +31,34 @@ class LimitError(RuntimeError):
 
 @contextmanager
 def limited(
-    cpus: Sequence[int] = (), cpu_share: float | None = None, root: Path = Path("/")
+    cpus: Sequence[int] = (),
+    cpu_share: float | None = None,
+    cpu_max_mhz: float | None = None,
+    root: Path = Path("/"),
 ) -> Iterator[dict[str, Any]]:
-    """Until the block ends this process has `cpus` (empty: all it had) and `cpu_share` seconds of CPU a second.
-    Yields what holds, as read back. Raises LimitError. Threads that are there already are held too."""
+    """Until the block ends this process has `cpus` (empty: all it had), `cpu_share` seconds of CPU a second, and on
+    its cores a clock of `cpu_max_mhz` at most. Yields what holds, as read back. Raises LimitError. Threads that are
+    there already are held too."""
     before = os.sched_getaffinity(0)
-    group = None
+    group, cap = None, None
     try:
         if cpus:
             _have(cpus)
         if cpu_share is not None:
             group = _Quota(root, cpu_share)
-        cpu_max = group.read() if group else ""
-        yield {"cpus": sorted(os.sched_getaffinity(0)), "cpu_share": cpu_share, "cpu_max": cpu_max}
+        mine = sorted(os.sched_getaffinity(0))
+        if cpu_max_mhz is not None:
+            cap = _capped(cpu_max_mhz, mine, root)
+        yield {
+            "cpus": mine,
+            "cpu_share": cpu_share,
+            "cpu_max": group.read() if group else "",
+            "cpu_max_mhz": cpu_max_mhz,
+            "frequency": cap.read() if cap else {},
+        }
     finally:
+        if cap and (left := cap.release()):
+            log.error("the clock's old cap could not be written back to %s", ", ".join(left))
         if cpus:
             _set_affinity(before)
         if group:
@@ -54,6 +71,13 @@ def _have(cpus: Sequence[int]) -> None:
         there = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
         raise LimitError(f"device.cpus: this process has no core {', '.join(map(str, missing))}; it has: {there}")
     _set_affinity(set(cpus))
+
+
+def _capped(cpu_max_mhz: float, cpus: Sequence[int], root: Path) -> FrequencyCap:
+    try:
+        return FrequencyCap(cpu_max_mhz, cpus, root)
+    except FrequencyError as error:
+        raise LimitError(f"device.cpu_max_mhz: {error}") from None
 
 
 def _set_affinity(cpus: set[int]) -> None:

@@ -112,7 +112,7 @@ def run_device(
     not shaped."""
     with ExitStack() as stack:
         sampler = stack.enter_context(SamplerProcess("device"))  # before the limits: they are not for it
-        limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share))
+        limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share, spec.device.cpu_max_mhz))
         engine = make_engine(spec.device.engine, "draft")
         for system in spec.systems:
             system.require_width(engine.vocab_size)

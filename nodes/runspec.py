@@ -48,6 +48,7 @@ class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     max_sessions: int = 256
     cpus: list[int] = []  # device only: the cores it may use; empty: all
     cpu_share: float | None = None  # device only: seconds of CPU it may use a second
+    cpu_max_mhz: float | None = None  # device only: the clock of its cores at most
 
 
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True):

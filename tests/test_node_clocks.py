@@ -49,9 +49,15 @@ def test_an_edge_five_hours_ahead_is_found_there(tmp_path):
 def test_on_one_clock_nothing_is_measured_and_cores_are_held(tmp_path):
     core = min(os.sched_getaffinity(0))
     folder, _ = run_in(tmp_path, configure(tmp_path, systems=["dssd"], device={"cpus": [core]}))
-    assert folder.node("device")["limits"] == {"cpus": [core], "cpu_share": None, "cpu_max": ""}
+    limits = folder.node("device")["limits"]
+    assert limits == {"cpus": [core], "cpu_share": None, "cpu_max": "", "cpu_max_mhz": None, "frequency": {}}
     assert folder.node("device")["clock"]["same"] is True
     assert describe_clock(folder.path, [])["error_ms"] == 0
+
+
+def test_a_clock_that_cannot_be_capped_ends_the_run_by_name(tmp_path):
+    with pytest.raises(RunError, match=r"device\.cpu_max_mhz: "):
+        run_in(tmp_path, configure(tmp_path, systems=["dssd"], device={"cpu_max_mhz": 1}))
 
 
 def test_a_core_that_is_not_there_ends_the_run_by_name(tmp_path):

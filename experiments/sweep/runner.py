@@ -52,7 +52,7 @@ def why_not_at_once(sweep: Sweep) -> str | None:
             return f"point {point.name} runs on machines of its own, and what they do in what time is a result"
         if config.link.is_shaped or config.link.backend in ("netns", "uml"):
             return f"point {point.name} builds a link, and what it carries in what time is a result"
-        if config.device.cpus or config.device.cpu_share:
+        if config.device.cpus or config.device.cpu_share or config.device.cpu_max_mhz:
             return f"point {point.name} holds the device to a part of this machine"
     return None
 
