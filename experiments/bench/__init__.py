@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-PARTS = ("work", "bytes", "overhead", "link", "energy", "report", "speed")
+PARTS = ("work", "bytes", "overhead", "link", "energy", "report", "deploy", "resume", "speed")
 
 
 class BenchError(ValueError):
