@@ -69,7 +69,7 @@ def figure(
 @app.command("table")
 def headline_table(folders: Folders, out: Out = None, json: Json = False) -> None:
     """The headline figures of every system of every run, as headline.csv and headline.tex; beside a paper's own numbers
-    where runs are at its setting, as reported.csv and reported.tex."""
+    where runs are at its setting, as paper-settings.csv and .tex."""
     with plain_errors():
         from experiments.report.papers import write_headline, write_reported
 

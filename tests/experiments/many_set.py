@@ -50,6 +50,16 @@ def threshold_runs(root: Path) -> None:
         measure_quality(folder)
 
 
+def paper_runs(root: Path) -> None:
+    """Toy runs in `root/runs` that claim the DSSD paper's pair, behind three of its links."""
+    base = base_run(root / "base", requests=5)
+    settings = {"name": "paper", "systems": list(SYSTEMS), "engine": "toy", "draft_length": 8}
+    config = Config.model_validate({**settings, "pace": "opt-125m-6.7b@h800"}).resolved()
+    (base.path / "config.yaml").write_text(yaml.safe_dump(config))
+    for rtt_ms, rate_mbps in ((20, 50), (50, 10), (20, 10)):
+        behind_link(base, root / "runs" / f"run-{rtt_ms}-{rate_mbps}", rtt_ms, rate_mbps)
+
+
 def set_manifest(run: Path, **changes) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, **changes}))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
-import yaml
-from many_set import base_run
+from many_set import base_run, paper_runs
 from report_run import Page
 
 from experiments.bench.many_runs import behind_link
@@ -16,7 +16,6 @@ from experiments.predict.reported import Setting, beside_reported, load_reported
 from experiments.report.many.page import render
 from experiments.report.many.reported import HEADINGS, rows_beside
 from experiments.report.papers import write_reported
-from experiments.schema import Config
 from experiments.sweep.points import load_sweep
 from nodes.engine.profiles import load_pace, profile_names
 
@@ -29,13 +28,7 @@ ROUNDS = 31  # that the paper's seconds come to, with 128 tokens at draft length
 def found(tmp_path_factory):
     """Toy runs that claim the paper's pair, behind three of its links; only what is set beside is looked at here."""
     root = tmp_path_factory.mktemp("paper")
-    base = base_run(root / "base", requests=5)
-    systems = ["device_ar", "edge_ar", "colocated_sd", "dssd", "dssd_sampled", "dssd_lookahead"]
-    settings = {"name": "paper", "systems": systems, "engine": "toy", "draft_length": 8, "pace": OPT}
-    config = Config.model_validate(settings).resolved()
-    (base.path / "config.yaml").write_text(yaml.safe_dump(config))
-    for rtt_ms, rate_mbps in ((20, 50), (50, 10), (20, 10)):
-        behind_link(base, root / "runs" / f"run-{rtt_ms}-{rate_mbps}", rtt_ms, rate_mbps)
+    paper_runs(root)
     return collect([root / "runs"])
 
 
@@ -169,8 +162,6 @@ def test_a_report_over_other_runs_has_no_such_section(tmp_path):
 
 
 def test_the_configuration_covers_the_published_grid():
-    from pathlib import Path
-
     configs = Path(__file__).parents[2] / "experiments" / "configs"
     sweep = load_sweep(configs / "paper-dssd.yaml")
     settings = set()

@@ -74,6 +74,8 @@ def _draw(picture: Picture, figure: Any, width_in: float) -> None:
             ax.set_xlabel("")
         if column and panel.y_label == picture.panels[i - 1].y_label:
             ax.set_ylabel("")
+    for ax, panel in zip(grid.flat, picture.panels):  # when all that share an axis are drawn
+        _from_zero(ax, panel)
     for system, exact in picture.systems.items():
         grid[0][0].plot([], [], label=system, **_style(slots[system], exact))
     if residuals:
@@ -100,13 +102,16 @@ def _panel(ax: Axes, panel: Panel, slots: dict[str, int]) -> None:
         ax.set_xlim(-0.5, len(texts) - 0.5)
     if panel.log_y:
         ax.set_yscale("log")
-    if panel.y_from_zero:
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if _has_negative(panel) else 0.0)
-    if panel.x_from_zero:
-        ax.set_xlim(left=0.0)
     ax.set_title(panel.title)
     ax.set_xlabel(panel.x_label)
     ax.set_ylabel(panel.y_label)
+
+
+def _from_zero(ax: Axes, panel: Panel) -> None:
+    if panel.y_from_zero and not _has_negative(panel):
+        ax.set_ylim(bottom=0.0)
+    if panel.x_from_zero:
+        ax.set_xlim(left=0.0)
 
 
 def _has_negative(panel: Panel) -> bool:

@@ -13,6 +13,8 @@ from functools import partial
 
 from experiments.axes import Value, value_text
 from experiments.collection import Collection, Row
+from experiments.report.many.reported import remarks
+from experiments.report.papers.beside import SETTING, SPEEDUP_ALONE, reported_panels
 from experiments.report.papers.picture import INTERVAL, RANGE, Estimate, FigureError, Line, Mark, Panel, Picture
 from experiments.report.papers.places import (
     SYSTEM,
@@ -32,6 +34,7 @@ UNITS = {"link.rtt_ms": "round trip (ms)", "link.rate_mbps": "rate (Mbit/s)", "l
          "link.up.rate_mbps": "uplink rate (Mbit/s)", "link.down.rate_mbps": "downlink rate (Mbit/s)",
          "draft_length": "draft length", "threshold": "threshold", "system": "", "link": ""}  # fmt: skip
 THRESHOLD, SPEEDUP = "threshold", "speedup_over_edge_ar"
+REPORTED_NOTE = "speedups over the target's own time per token, without a network, as the paper has them"
 INEXACT_NOTE = "open marks, dotted: output is not the target's own"
 
 
@@ -77,13 +80,17 @@ def make_picture(collection: Collection, name: str, choice: Choice) -> Picture:
         raise FigureError(f"no kind of figure {name}: there are {', '.join(KINDS)}")
     rows = choose(collection, choice)
     by = choice.by or kind.by or default_axis(rows)
-    require_axis(by, rows.axes) if by != THRESHOLD else _require_thresholds(rows)
+    if by == THRESHOLD:
+        _require_thresholds(rows)
+    elif by != kind.by:
+        require_axis(by, rows.axes)
     if choice.panels in (by, SYSTEM):
         raise FigureError(f"--panels {choice.panels}: systems are lines and {by} is the axis; name another one")
     panels, n_rows = kind.make(kind, rows, by, choice.panels)
     if not any(panel.lines for panel in panels):
         raise FigureError(f"{name} by {by}: {kind.missing}")
-    stem = "-".join([name, "by", by, *(["panels", choice.panels] if choice.panels else [])]).replace(".", "_")
+    over = [] if by == kind.by else ["by", by]
+    stem = "-".join([name, *over, *(["panels", choice.panels] if choice.panels else [])]).replace(".", "_")
     picture = Picture(stem, kind.title, by, panels, n_rows)
     return Picture(stem, kind.title, by, panels, n_rows, _notes(picture, rows, choice))
 
@@ -141,6 +148,11 @@ def _predicted(kind: Kind, rows: Rows, by: str, panels: str | None) -> tuple[lis
         upper.append(_panel(mine, by, measured, title, drawn))
         lower.append(_panel(mine, by, residual, "", _lines(known, by, residual, "residual")))
     return [*upper, *lower], 2
+
+
+def _reported(kind: Kind, rows: Rows, by: str, panels: str | None) -> tuple[list[Panel], int]:
+    found = reported_panels(rows, kind.metrics[0].label)
+    return found, len(found) // 2 if len(found) % 2 == 0 and found else 1
 
 
 def _panel(rows: Rows, by: str, metric: Metric, title: str, lines: Sequence[Line]) -> Panel:
@@ -220,12 +232,16 @@ def _places(rows: Rows, by: str) -> dict[Value, list[Row]]:
 def _notes(picture: Picture, rows: Rows, choice: Choice) -> list[str]:
     """What a caption has to say."""
     notes = [f"{key} = {value}" for key, value in choice.where.items()]
-    groups = [
-        group
-        for _, panel in _split(rows, choice.panels)
-        for (name, _), ours in _named(panel, picture.by).items()
-        for group in _places(panel.only(ours), picture.by).values()
-    ]
+    groups = (
+        []
+        if picture.by == SETTING
+        else [
+            group
+            for _, panel in _split(rows, choice.panels)
+            for (name, _), ours in _named(panel, picture.by).items()
+            for group in _places(panel.only(ours), picture.by).values()
+        ]
+    )
     over = averaged_over(rows, groups, [picture.by, choice.panels])
     if over:
         notes.append(f"means over {', '.join(over)}")
@@ -235,6 +251,8 @@ def _notes(picture: Picture, rows: Rows, choice: Choice) -> list[str]:
         notes.append(INEXACT_NOTE)
     if any(line.role == "formula" for line in picture.lines):
         notes.append("dashed: formula with the run's own measured parts; below: residual of the measurement")
+    if picture.by == SETTING:
+        notes += [REPORTED_NOTE, *remarks(rows.collection)]
     if any(line.role == "critical" for line in picture.lines):
         notes.append("ticks on the line of 1: the round trip at which the formulas see edge_ar as fast")
     if any(row.figures.get("speedup_beside") for row in rows.rows) and SPEEDUP in _figures(picture):
@@ -327,6 +345,10 @@ KINDS: dict[str, Kind] = {
                        _Residual("residual_pct", "residual (%)", level=0.0, from_zero=False,
                                  of=lambda row: (row.figures.get("predicted") or {}).get("residual_pct"))],
                       "no formula describes these systems, or no request had a second round"),
+    "reported": Kind("What a paper reports, its formula and the measurement", _reported,
+                     [Metric(SPEEDUP_ALONE, "speedup over the target alone", level=1.0)],
+                     "no run is at a setting that a paper has numbers for; configs/paper-dssd.yaml makes such runs",
+                     by=SETTING),
     "critical": Kind("Critical round trip by the formulas", _over,
                      [Metric("critical_rtt_ms_edge_ar", "critical RTT beside edge_ar (ms)", from_zero=False, level=0.0,
                              of=partial(_critical_ms, "edge_ar")),

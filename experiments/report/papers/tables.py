@@ -162,13 +162,13 @@ def write_headline(collection: Collection, folder: Path) -> list[Path]:
 
 
 def write_reported(collection: Collection, folder: Path) -> list[Path]:
-    """reported.csv and reported.tex: what papers report beside the formula and the measurement; none where no run is at
-    a published setting."""
+    """paper-settings.csv and paper-settings.tex: what papers report beside formula and measurement; none where no
+    run is at a published setting."""
     rows = [cells for _, cells in rows_beside(collection)]
     if not rows:
         return []
     headings = [heading.strip() for heading in HEADINGS]
-    paths = [folder / "reported.csv", folder / "reported.tex"]
+    paths = [folder / "paper-settings.csv", folder / "paper-settings.tex"]
     with paths[0].open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([UNIQUE_HEADINGS, *rows])
     shown = [i for i, heading in enumerate(headings) if heading not in LEFT_TO_CSV]
