@@ -127,8 +127,9 @@ def known_requests(requests: Sequence[RequestRecord], counted: Sequence[Counter]
     }
 
 
-def wasted(rows: Sequence[Row], rounds: Iterable[RoundRecord]) -> dict[str, float]:
-    """Device joules of drafting that came to nothing, or to tokens nobody verified; rows and rounds of one system.
+def wasted(rows: Sequence[Row], rounds: Iterable[RoundRecord], drafter: str = "device") -> dict[str, float]:
+    """Joules of drafting that came to nothing, or to tokens nobody verified, on the node that drafts; rows and rounds
+    of one system.
 
     A request's watts while drafting (and while drafting ahead), times the milliseconds the tokens in question took: a
     token of a round took its share of the round. A draft made ahead that was right is what the next round proposed.
@@ -136,23 +137,23 @@ def wasted(rows: Sequence[Row], rounds: Iterable[RoundRecord]) -> dict[str, floa
     by_request: dict[str, list[RoundRecord]] = {}
     for record in rounds:
         by_request.setdefault(record.request_id, []).append(record)
-    spent = {(row["request_id"], row["phase"]): row for row in rows if row["node"] == "device"}
+    spent = {(row["request_id"], row["phase"]): row for row in rows if row["node"] == drafter}
     joules = dict.fromkeys(WASTED, 0.0)
     for request_id, mine in by_request.items():
         for phase in ("draft", "lookahead"):
             row = spent.get((request_id, phase))
             if row and row["seconds"] > 0:
                 watts = row["joules"] / row["seconds"]
-                for name, ms in _wasted_ms(mine, phase).items():
+                for name, ms in _wasted_ms(mine, phase, drafter).items():
                     joules[name] += watts * ms / 1e3
     return joules
 
 
-def _wasted_ms(rounds: Sequence[RoundRecord], phase: str) -> dict[str, float]:
+def _wasted_ms(rounds: Sequence[RoundRecord], phase: str, drafter: str) -> dict[str, float]:
     rejected = discarded = unverified = 0.0
     for i, record in enumerate(rounds):
         proposed: RoundRecord | None = record
-        ms = record.draft_ms
+        ms = record.draft_ms if drafter == "device" else record.edge_draft_ms
         if phase == "lookahead":
             ms = record.lookahead_ms
             proposed = rounds[i + 1] if record.lookahead_hit and i + 1 < len(rounds) else None

@@ -128,7 +128,7 @@ def _system(
         total = per(sum(row["joules"] for row in both), above, status, "device + edge")
     aired = [energy_between(radio, "device", r.start_ns, r.end_ns).joules for r in requests] if radio else []
     on_air = [j for j in aired if j is not None]
-    edge_drafts = method_class(system.method).edge_drafts  # drafting is inside the edge's verify: not told apart
+    drafter = "edge" if method_class(system.method).edge_drafts else "device"
     return {
         "system": system.name,
         "requests": len(requests),
@@ -137,7 +137,7 @@ def _system(
         **{node: parts.get(node, nothing) for node in NODES},
         "total": total,
         "radio": per(sum(on_air), None, "modelled", "radio_model") if on_air and len(on_air) == len(aired) else nothing,
-        **(wasted(rows, rounds) if "device" in by_node and not edge_drafts else dict.fromkeys(WASTED)),
+        **(wasted(rows, rounds, drafter) if drafter in by_node else dict.fromkeys(WASTED)),
         "phases": told_apart(rows, ("system",)),
     }
 

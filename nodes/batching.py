@@ -33,7 +33,8 @@ class Task:
     arrived_ns: int
     waiting: bool = False  # for the device's next leg
     queue_ns: int = 0
-    compute_ns: int = 0
+    compute_ns: int = 0  # drafting here included
+    draft_ns: int = 0
     batch: int = 0
     tokens: list[int] = field(default_factory=list)  # settled, as of the last reply
 
@@ -55,7 +56,7 @@ class Batcher:
     def follow_up(self, task: Task, up: Proposal, arrived_ns: int) -> None:
         """The device's next leg."""
         task.waiting, task.arrived_ns = False, arrived_ns
-        task.queue_ns = task.compute_ns = 0
+        task.queue_ns = task.compute_ns = task.draft_ns = 0
         self._advance(task, up)
 
     def drop(self, task: Task) -> None:

@@ -269,6 +269,7 @@ class Conversation:
         record.network_ms += roundtrip_ms - edge_ms
         record.queue_ms += header.queue_us / 1e3
         record.verify_ms += header.compute_us / 1e3
+        record.edge_draft_ms += header.draft_us / 1e3
         record.batch = header.batch
         record.down_wire_bytes += answer.wire_bytes
         record.down_ideal_bytes += payload_bytes(answer.verdict)

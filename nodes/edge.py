@@ -248,11 +248,12 @@ class EdgeNode:
             queue_us=task.queue_ns // 1000,
             compute_us=task.compute_ns // 1000,
             batch=task.batch,
+            draft_us=task.draft_ns // 1000,
         )
         frames = pack(header, down)
         if len(at.replies) < REPLIES_KEPT:
             at.replies.append(frames)
-        task.queue_ns = task.compute_ns = 0
+        task.queue_ns = task.compute_ns = task.draft_ns = 0
         self._send(at.peer, frames)
         return finished is None
 
@@ -260,7 +261,9 @@ class EdgeNode:
         assert at.served.drafter is not None, "agreed in the handshake"
         began_ns = time.monotonic_ns()
         draft = at.served.drafter.draft(at.draft_session, task.settled, coins, limit)
-        task.compute_ns += time.monotonic_ns() - began_ns
+        took_ns = time.monotonic_ns() - began_ns
+        task.compute_ns += took_ns
+        task.draft_ns += took_ns
         return draft
 
     def _fail(self, at: EdgeSession, task: Task, error: Exception) -> None:

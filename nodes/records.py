@@ -36,6 +36,7 @@ class RoundRecord(Struct):
     edge_ms: float = 0.0  # of which the edge's residence
     queue_ms: float = 0.0  # of which waiting for its batch
     verify_ms: float = 0.0  # of which in engine forwards
+    edge_draft_ms: float = 0.0  # of which those of the edge's own draft model
     network_ms: float = 0.0  # roundtrip - edge residence
     resolve_ms: float = 0.0
     policy_ms: float = 0.0  # how long to draft, whether to send, learning from the round: inside the other parts

@@ -69,6 +69,7 @@ class ReplyHeader(Struct, array_like=True, forbid_unknown_fields=True):
     queue_us: int = 0  # of which: waiting for the batch to fire
     compute_us: int = 0  # of which: inside engine forwards this session took part in
     batch: int = 0  # sessions that shared the last forward
+    draft_us: int = 0  # of compute_us: the edge's own draft model
 
 
 class Proposal(Struct, array_like=True, forbid_unknown_fields=True):

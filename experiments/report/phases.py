@@ -85,7 +85,11 @@ def _edge_spans(record: RoundRecord, one_clock: bool, streamed_ns: dict[str, int
         t_ns = record.edge_arrived_ns
     streamed_ns[record.request_id] = t_ns + edge_ns
     other_ms = record.edge_ms - record.queue_ms - record.verify_ms
-    for part, ms in (("queue", record.queue_ms), ("verify", record.verify_ms), ("edge_other", other_ms)):
+    verify_ms = record.verify_ms - record.edge_draft_ms
+    parts = (
+        ("draft", record.edge_draft_ms), ("queue", record.queue_ms), ("verify", verify_ms), ("edge_other", other_ms),
+    )  # fmt: skip
+    for part, ms in parts:
         if ms > 0:
             end_ns = t_ns + round(ms * 1e6)
             yield Span("edge", part, t_ns, end_ns, record)

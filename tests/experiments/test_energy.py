@@ -70,6 +70,17 @@ def test_rejected_drafts_have_their_joules():
     assert lost["discarded_lookahead_j"] == lost["unverified_tokens_j"] == 0.0
 
 
+def test_drafting_at_the_edge_is_told_from_verifying():
+    """20 of the 40 ms in forwards are the edge's own draft model's: as many joules, half of them for nothing."""
+    rounds = [a_round(n, start_ms=100 * (n - 1), draft_ms=0.0, edge_draft_ms=20.0) for n in (1, 2)]
+    rows = rows_of(rounds=rounds)
+    assert joules(rows, "edge", "draft") == pytest.approx(joules(rows, "edge", "verify")) == pytest.approx(80 * 0.040)
+    assert sum(row["joules"] for row in rows if row["node"] == "edge") == pytest.approx(80.0)
+    lost = wasted(rows, rounds, "edge")
+    assert lost["rejected_drafts_j"] == pytest.approx(80.0 * 2 * 0.020 / 2)
+    assert wasted(rows, rounds) == dict.fromkeys(lost, 0.0), "the device drafted nothing"
+
+
 def test_a_wrong_guess_costs_all_of_its_drafting_and_a_right_one_what_was_turned_down():
     for hit, discarded, ahead_rejected in ((False, 0.012, 0.0), (True, 0.0, 0.012 * 2 / 4)):
         rounds = [a_round(1, lookahead_ms=12.0, lookahead_hit=hit), a_round(2, start_ms=100)]
@@ -111,7 +122,8 @@ def test_systems_agree_with_the_summary(folder):
         assert sum(row["joules"] for row in mine["phases"]) == pytest.approx(mine["total"]["joules"], rel=0.005)
         assert mine["radio"]["joules"] is None
     assert block["device_ar"]["unverified_tokens_j"] > 0
-    assert block["colocated_sd"]["rejected_drafts_j"] is None, "drafted inside the edge's verifying"
+    drafted = {row["node"]: row["joules"] for row in block["colocated_sd"]["phases"] if row["phase"] == "draft"}
+    assert drafted["edge"] > block["colocated_sd"]["rejected_drafts_j"] > 0, "its own drafting, not verifying"
     assert block["edge_ar"]["total"]["j_per_accepted_token"] is None, "nothing was drafted"
 
 
