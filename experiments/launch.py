@@ -78,7 +78,7 @@ class Node:
     def __init__(self, seat: Seat, arguments: list[str], folder: Path, events: queue.Queue) -> None:
         self.seat, self.name, self.log = seat, seat.node, folder / f"{seat.node}.log"
         self.said = ""  # the last failure it told of
-        bond = "--die-with-stdin" if seat.leashed else "--die-with-parent"
+        bond = "--die-with-stdin" if seat.leashed else f"--die-with-parent={os.getpid()}"
         argv = [seat.python, "-m", "nodes.process", seat.node, bond, *seat.arguments, *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -36,11 +36,12 @@ SAVES_ALL_REGISTERS = (6, 13)
 
 
 def guest_command(arguments: Sequence[str], enter: Sequence[str] = ()) -> list[str]:
-    """The command that starts a guest with these arguments, by way of guest_exec.py and, in there, of `enter`."""
+    """The command by which this process starts a guest with these arguments, by way of guest_exec.py and, in there, of
+    `enter`."""
     words = guest_version().split(".")
     sse_only = (int(words[0]), int(words[1])) < SAVES_ALL_REGISTERS and host_has_amx()
     return [
-        *(sys.executable, "-I", "-S", str(LAUNCHER)),
+        *(sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())),
         *(["--sse-only"] if sse_only else []),
         *enter,
         str(find_tool("linux.uml")),

@@ -266,9 +266,11 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def _die_with_parent() -> None:
-    """A launcher that is killed takes its nodes along, even by SIGKILL."""
+def _die_with_parent(parent: int) -> None:
+    """A launcher that is killed takes its nodes along, even by SIGKILL, and even if it is gone before this."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent and os.getppid() != parent:
+        sys.exit("whoever started this node is gone")
 
 
 def _die_with_stdin(pid_file: Path) -> None:
@@ -290,7 +292,7 @@ def _be_one_of_several(rank: int | None, spec: RunSpec, argv: list[str]) -> None
     """The target is held by several processes: start them all, or be one of those that only compute."""
     engine = spec.edge.engine
     if rank is None:
-        again = [word for word in argv if word not in ("--die-with-parent", "--die-with-stdin")]
+        again = [word for word in argv if not word.startswith(("--die-with-parent", "--die-with-stdin"))]
         device = str(engine.get("device", "auto"))
         torchrun.start(torchrun.processes(engine), "nodes.process", [*again, "--die-with-parent"], device)
         return
@@ -310,11 +312,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--control-exempt", action="store_true", help="device: the control line's port is not shaped")
     parser.add_argument("--interface", help="device: count this interface's bytes")
     parser.add_argument("--prompts-on-stdin", action="store_true", help="device: a prompt a line, in JSON")
-    parser.add_argument("--die-with-parent", action="store_true")
+    parser.add_argument("--die-with-parent", type=int, nargs="?", const=0, metavar="PID", help="checked where given")
     parser.add_argument("--die-with-stdin", action="store_true", help="stdin's end, or its silence, ends the node")
     args = parser.parse_args(argv)
-    if args.die_with_parent:
-        _die_with_parent()
+    if args.die_with_parent is not None:
+        _die_with_parent(args.die_with_parent)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     stopping = threading.Event()

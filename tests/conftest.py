@@ -1,4 +1,4 @@
-"""For all tests. What was not tried is said at the end, with the reason: a silent skip would hide what a machine lacks."""
+"""For all tests. What was not tried is said at the end, and why: a silent skip would hide what a machine lacks."""
 
 from __future__ import annotations
 

@@ -34,9 +34,7 @@ from netem.spec import LinkSpec
 SPEC = LinkSpec(rtt_ms=20)
 INTERFACE, PEER = "shaped0", "198.18.0.2"
 PAST_THE_END = 1.5  # moments are drawn up to this share of the time that it takes to be up
-# A guard looks once a second whether its folder is still there. A guest that had just been forked, and so was in no
-# namespace yet, ends once it has booted and finds nobody at its console.
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S = 10.0  # a guard looks once a second whether its folder is still there
 ANSWER = "=kills "
 
 

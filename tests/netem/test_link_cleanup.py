@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import need
 
+from netem import uml
 from netem.errors import LinkError
 from netem.journal import Journal, clean_leftovers, journals, leftovers, started_ticks
 from netem.lab import open_lab
@@ -120,6 +121,17 @@ def test_a_guest_that_died_is_said_and_torn_down_all_the_same() -> None:
         lab.close()
         assert what_is_there("dead-guest", []) == []
     lab.close()
+
+
+def test_a_guest_whose_owner_died_before_it_could_be_bound_to_it_does_not_start() -> None:
+    need("uml", shaped=False)
+    argv = uml.guest_command(["--version"])
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    orphaned = [str(gone.pid) if word == str(os.getpid()) else word for word in argv]
+    done = subprocess.run(orphaned, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "is gone" in done.stderr and done.stdout == ""
 
 
 @pytest.mark.lab
