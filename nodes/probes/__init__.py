@@ -133,7 +133,8 @@ def probe_class(name: str) -> type[Probe]:
     if name in _files():
         module = importlib.import_module(f"{__name__}.{name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Probe) and value.__module__ == module.__name__:
+            # its module first: to Python 3.10 dict[str, float] is a type too, but no class to ask issubclass about
+            if isinstance(value, type) and value.__module__ == module.__name__ and issubclass(value, Probe):
                 return value
         raise ProbeError(f"{module.__name__} defines no Probe")
     for plugin in entry_points(group=PLUGINS, name=name):
