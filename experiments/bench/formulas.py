@@ -1,160 +1,203 @@
-"""What a round of each system should weigh: its paper's formula and our framing, at a real vocabulary's width.
+"""What a round of each system weighs, beside its formula: paced engines of a real vocabulary's width on a real link.
 
-    formula   4 bytes an id, a count or a probability; a row as wide as its codec makes it; in ROWS and `payload`
-    framing   what is left of the same message when all that is taken out: magic, header, msgpack's own bytes
+    formula   what the method sends, as its paper would count it: FORMULAS below, 4 bytes an id, a count, a probability
+    framing   what the same message takes besides: magic, header, msgpack's own bytes; ids are shorter than 4 bytes
 
-The nodes count what they really send; the two are compared way by way. V = vocabulary, g = drafted tokens.
+The nodes count what they really send; the two are compared way by way, round by round, over all rounds but each
+request's first, which carries the prompt. Where a draft adapts its length to the clock it is fixed here, and nothing is
+routed away: what is left is the exchange.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
-from msgspec import Struct
 
+from experiments.bench.framing import framing_bytes
 from experiments.bench.records import record
-from experiments.bench.rig import Rig
+from experiments.launch import Outcome, run_nodes
+from experiments.schema import Config
 from nodes.composition import System, load_system, system_names
-from nodes.methods import Method, method_class
+from nodes.engine import Engine
+from nodes.engine.make import make_unpaced
+from nodes.methods import Method
 from nodes.policies.stop import make_stop
-from nodes.records import RoundRecord
-from transport.messages import Header, Kind, ReplyHeader
-from transport.wire import pack, wire_bytes
+from nodes.records import RequestRecord, RoundRecord
+from nodes.runspec import RunSpec
+from nodes.sampling import Sampling
+from nodes.session import Session
 
-WITHIN = 0.03
-WIDTHS = ((1 << 7, 1), (1 << 8, 2), (1 << 16, 3), (1 << 31, 5))  # ids below: bytes of one as msgpack writes it
-LINK = "10 Mbit/s"
-BYTES_PER_MS = 10e6 / 8 / 1e3
-FIXED = {"policy": "fixed", "length": 4}
-ROWS: dict[str, Callable[[int, Any], float]] = {  # bytes of a row whose every entry is above zero
+T = TypeVar("T")
+WITHIN_PCT = 3.0
+LINK = {"rtt_ms": 50, "rate_mbps": 10}
+PACE = "qwen3-0.6b-32b"  # of 151,936 tokens
+
+# g = drafted tokens, c = committed tokens that the edge has not seen, r = 1 after a rejection, t = tokens streamed,
+# V = vocabulary, U and D = bytes of a row as the up and the down codec write one whose every entry is above zero,
+# k = entries that cu_hlm's bound keeps, K = draws, H = hidden state's numbers, m = mismatches asked about
+FORMULAS = {  # method: up, down; what is printed is what is computed
+    "device_ar": ("0", "0"),
+    "edge_ar": ("0", "4 + 4*t"),  # up, the prompt once a request
+    "colocated_sd": ("0", "4 + 4 + 4*t"),
+    "dsd": ("4*(g + c) + U*g", "4 + 4"),
+    "hlm": ("4*(g + c) + U*g", "4 + 4*r"),
+    "cu_hlm": ("4*(g + c) + 7*k", "4 + 4*r"),
+    "dssd": ("4*(g + c) + 4*g", "4 + 4*(1 - r) + D*r"),
+    "dssd_as_printed": ("4*(g + c) + 4*g", "4 + 4*(1 - r) + D*r"),
+    "dssd_truncated": ("4*(g + c) + 4*g", "4 + 4*(1 - r) + D*r"),
+    "dssd_sampled": ("4*(g + c) + 4*g + 4", "4 + 4*(1 - r) + 8*K*r"),
+    "token_match": ("4*(g + c)", "4 + 4"),
+    "coupled": ("4*(g + c)", "4 + 4"),
+    "wisv": ("4*(g + c) + 2*H*g + 8", "4 + 4"),
+    "wisv_mismatch_first": ("4*(g + c) + 8 + 2*H*m", "4 + 4 + (4 + 4)*m"),
+}
+ROWS = {  # codec: bytes of a row whose every entry is above zero
     "DenseFp32": lambda v, codec: 4 * v,
     "Sparse": lambda v, codec: 1 + 4 * v,  # where all are, it is written as a dense one
     "TopK": lambda v, codec: 1 + 7 * codec.k,
     "Lattice": lambda v, codec: 4 * min(codec.resolution, codec.k or v),
 }
-SPLIT = ("dssd", "dssd_as_printed", "dssd_truncated", "dssd_sampled")
+FINISHES_ON_DEVICE = ("dssd", "dssd_as_printed", "dssd_truncated", "dssd_sampled")
 
 
-def measure(vocab_size: int, requests: int, max_new_tokens: int) -> list[dict[str, Any]]:
-    """A record a system and way: how far what was sent is from formula and framing, in percent."""
-    systems = [name for name in system_names() if _comparable(load_system(name))]
-    config = {
-        "systems": [_entry(load_system(name)) for name in systems],
-        "engine": {"engine": "toy", "vocab_size": vocab_size, "acceptance": 0.6},
-        "workload": {"prompts": ["t1 t2"], "requests": requests, "max_new_tokens": max_new_tokens},
-    }
+@dataclass(frozen=True)
+class Counted:
+    """A round, and what the formulas and framing say of it."""
+
+    record: RoundRecord
+    letters: Mapping[str, int]
+    framing: Mapping[str, float]  # by way
+
+
+def measure(
+    vocab_size: int, requests: int = 2, max_new_tokens: int = 8, link: Mapping[str, Any] = LINK, pace: Any = PACE
+) -> list[dict[str, Any]]:
+    """A record a system and way: by how many percent what was sent is off formula and framing."""
+    config = Config.model_validate(
+        {
+            "name": "bench",
+            "systems": [_entry(load_system(name)) for name in system_names()],
+            "engine": {"engine": "toy", "vocab_size": vocab_size, "acceptance": 0.6},
+            "pace": pace,
+            "workload": {"prompts": ["t1 t2"], "requests": requests, "max_new_tokens": max_new_tokens},
+            "warmup": 0,
+            **({"link": dict(link)} if link else {}),
+        }
+    )
+    with tempfile.TemporaryDirectory(prefix="dssd-bench-") as folder:
+        run_nodes(config, Path(folder), lambda stage, fields: None, Outcome())
+        rounds = _read(Path(folder) / "rounds.jsonl", RoundRecord)
+        requests_made = _read(Path(folder) / "requests.jsonl", RequestRecord)
+    spec = config.to_runspec()
+    draft = make_unpaced(spec.device.engine, "draft")
     records = []
-    with Rig(config) as rig:
-        for system in rig.spec.systems:
-            for prompt in range(requests):
-                rig.serve(system.name, prompt)
-            records += _compare(system, rig.rounds(system.name), vocab_size)
+    for system in spec.systems:
+        mine = [request for request in requests_made if request.system == system.name]
+        records += _compare(
+            system, spec, draft, [(r, [x for x in rounds if x.request_id == r.request_id]) for r in mine]
+        )
     return records
-
-
-def _comparable(system: System) -> bool:
-    """An edge is asked, no trained part is needed that a table has not, and rows have a size that can be foretold."""
-    method = method_class(system.method)
-    return method.edge and not method.reads_hidden and system.method != "cu_hlm" and not method.edge_drafts
 
 
 def _entry(system: System) -> dict[str, Any]:
-    """Of fixed length, nothing kept on the device: what is left is the exchange."""
-    stop = {"stop": FIXED} if make_stop(system.stop).adapts else {}
-    return {"system": system.name, **stop, "route": {"policy": "always"}, "upload": {"policy": "always"}}
+    fixed = {"policy": "fixed", "length": 1 if system.method == "wisv_mismatch_first" else 2}  # 1: m is 0 or 1
+    adapts = make_stop(system.stop).adapts or system.stop == "fixed"
+    route = {} if system.method == "device_ar" else {"route": {"policy": "always"}}
+    return {"system": system.name, **route, **({"stop": fixed} if adapts else {})}
 
 
-def _compare(system: System, rounds: Sequence[RoundRecord], vocab_size: int) -> list[dict[str, Any]]:
-    method = system.build(vocab_size)
-    counted = []  # the first round carries the prompt; later legs ask for more of what a formula has once
-    residence_ms = 0.0
-    for before, now in pairwise(rounds):
-        same = before.request_id == now.request_id
-        residence_ms = now.edge_ms + (residence_ms or before.edge_ms if same and method.streams else 0.0)
-        if same and now.legs == 1:
-            counted.append((payload(method, before, now, vocab_size), now, residence_ms))
+def _compare(
+    system: System, spec: RunSpec, draft: Engine, served: Sequence[tuple[RequestRecord, Sequence[RoundRecord]]]
+) -> list[dict[str, Any]]:
+    method = system.build(draft.vocab_size)
+    counted = [one for request, rounds in served for one in _count(system.method, method, spec, draft, request, rounds)]
+    crossed = [sum(getattr(request, f"link_{way}_bytes") or 0 for request, _ in served) for way in ("up", "down")]
     records = []
-    for way in ("up", "down"):
-        sent = sum(getattr(r, f"{way}_wire_bytes") for _, r, _ in counted)
-        if not sent:
-            continue
-        formula = sum(size[way][0] for size, _, _ in counted)
-        ids = sum(size[way][1] for size, _, _ in counted)
-        framing = ids * (id_bytes(vocab_size) - 4) + sum(frame_bytes(method, r, way, at_ms) for _, r, at_ms in counted)
-        n, off = len(counted), 100 * (sent / (formula + framing) - 1)
-        note = (
-            f"{sent / n:.1f} B sent a round, formula {formula / n:.1f}, framing {framing / n:.1f}; {n} rounds; "
-            f"{sent / n / BYTES_PER_MS:.2f} ms at {LINK}"
-        )
-        records.append(
-            record(f"bytes: {system.name} {way}, off its formula", abs(off), "%", f"<= {100 * WITHIN:g}", note)
-        )
+    for way, formula, on_link in zip(("up", "down"), FORMULAS[system.method], crossed):
+        sent = sum(getattr(one.record, f"{way}_wire_bytes") for one in counted)
+        payload = sum(eval(formula, {}, dict(one.letters)) for one in counted)
+        framing = sum(one.framing[way] for one in counted)
+        expected, n = payload + framing, max(1, len(counted))
+        off_pct = 100 * abs(sent / expected - 1) if expected else 100.0 * bool(sent)
+        said = sum(getattr(one.record, f"{way}_ideal_bytes") for one in counted)
+        note = f"{sent / n:.1f} B sent a round; {formula} = {payload / n:.1f}, framing {framing / n:.1f}; {n} rounds"
+        note += "" if said == payload else f"; the nodes count {said / n:.1f} B of payload"
+        whole = sum(getattr(r, f"{way}_wire_bytes") for _, rounds in served for r in rounds)
+        if whole and on_link:
+            note += f"; the interface carries {100 * on_link / whole - 100:.0f} % more, prompts and handshakes included"
+        records.append(record(f"bytes: {system.name} {way}, off its formula", off_pct, "%", f"<= {WITHIN_PCT:g}", note))
     return records
 
 
-def payload(method: Method, before: RoundRecord, now: RoundRecord, vocab_size: int) -> dict[str, tuple[float, int]]:
-    """By way: (bytes, how many ids are among them)."""
-    name, g, rejected = type(method).__module__.rpartition(".")[2], now.n_drafted, now.n_accepted < now.n_drafted
-    row_up, row_down = (ROWS.get(type(codec).__name__) for codec in (method.up, method.down))
+def _count(
+    name: str, method: Method, spec: RunSpec, draft: Engine, request: RequestRecord, rounds: Sequence[RoundRecord]
+) -> Iterator[Counted]:
+    """Of a request's rounds those that asked the edge, but for the first of all."""
+    prompt = next(prompt for prompt in spec.prompts if prompt.id == request.prompt_id)
+    tokens = [*draft.tokenizer.encode(prompt.text), *request.tokens]
+    at, unseen, residence_ms = request.prompt_tokens, 0, 0.0
+    for now in rounds:
+        residence_ms = now.edge_ms + (residence_ms if method.streams else 0.0)
+        asked_again = name == "dssd_sampled" and now.legs > 1  # how often is chance: a formula has it once
+        if (now.sent_ns or method.streams) and now.round > 1 and not asked_again:
+            letters = _letters(name, method, draft, now, unseen, tokens[:at])
+            made = tokens[at : at + now.n_emitted]
+            known = {"up": tokens[at - unseen : at] + made[: now.n_accepted], "down": made[now.n_accepted :]}
+            if method.streams:
+                known = {"up": [], "down": made}
+            framing = {way: framing_bytes(method, letters, now, way, known[way], residence_ms) for way in known}
+            yield Counted(now, letters, framing)
+        elif not method.edge and now.round > 1:
+            yield Counted(now, {}, {"up": 0.0, "down": 0.0})
+        rejected = now.n_accepted < now.n_drafted
+        unseen = int(name in FINISHES_ON_DEVICE and rejected) if now.sent_ns else unseen + now.n_emitted
+        at += now.n_emitted
+
+
+def _letters(
+    name: str, method: Method, draft: Engine, now: RoundRecord, unseen: int, prefix: list[int]
+) -> dict[str, int]:
+    vocab_size, rejected = draft.vocab_size, now.n_accepted < now.n_drafted
+    rows = {
+        letter: rule(vocab_size, codec)
+        for letter, codec in (("U", method.up), ("D", method.down))
+        if (rule := ROWS.get(type(codec).__name__))
+    }
+    return {
+        "g": now.n_drafted if method.drafts else 0,
+        "c": unseen,
+        "r": int(rejected),
+        "t": now.n_emitted,
+        "V": vocab_size,
+        **rows,
+        "tail": _tail(name, method, now),
+        "k": _entries_kept(draft, prefix, method) if name == "cu_hlm" else 0,
+        "K": getattr(method, "draws", 0),
+        "H": draft.hidden_size,
+        "m": now.legs - 1,
+    }
+
+
+def _tail(name: str, method: Method, now: RoundRecord) -> int:
+    """Ids that come down in a verdict."""
+    rejected = now.n_accepted < now.n_drafted
     if method.streams:
-        up, ids_up, ids_down = 0.0, 0, now.n_emitted
-        return {"up": (up, ids_up), "down": (4.0 + 4 * ids_down, ids_down)}
-    carried = 0
-    if name in SPLIT and before.n_accepted < before.n_drafted:
-        carried = 1  # what the device drew itself rides up with the next round
-    up = 4.0 * (g + carried)
-    if name in SPLIT:
-        up += 4 * g + (4 if name == "dssd_sampled" else 0)  # and how many draws more
-    elif name in ("dsd", "hlm"):
-        assert row_up is not None
-        up += g * row_up(vocab_size, method.up)
-    if name in SPLIT and rejected:
-        down, ids_down = 4.0, 0
-        if name == "dssd_sampled":
-            ids_down = method.draws  # type: ignore[attr-defined]
-            down += 8 * ids_down
-        else:
-            assert row_down is not None
-            down += row_down(vocab_size, method.down)
-    else:
-        ids_down = 1 if method.adds or rejected else 0
-        down = 4.0 + 4 * ids_down
-    return {"up": (up, g + carried), "down": (down, ids_down)}
+        return now.n_emitted
+    return 0 if name in FINISHES_ON_DEVICE and rejected else int(bool(method.adds or rejected))
 
 
-def frame_bytes(method: Method, now: RoundRecord, way: str, residence_ms: float) -> int:
-    """Of a message with nothing in it: what `payload` counts (4 bytes an integer) is taken off again. A stream's
-    replies count on: residence and number since the one Up."""
-    if way == "up":
-        body, header = hollow(method.Up), Header(Kind.ROUND, 1, now.round, epoch=now.epoch, base=32)
-        return 0 if method.streams else wire_bytes(pack(header, body)) - _integers(body)
-    body = hollow(method.Down)
-    durations = (int(1e3 * residence_ms), int(1e3 * now.queue_ms), int(1e3 * now.verify_ms))
-    number = (1, now.round - 1) if method.streams else (now.round, 0)
-    reply = ReplyHeader(Kind.REPLY, 1, *number, True, now.edge_arrived_ns, *durations, now.batch)
-    # a count takes a byte where the papers say four
-    return wire_bytes(pack(reply, body)) - 4 * sum(type(getattr(body, f)) is int for f in body.__struct_fields__)
+def _read(path: Path, kind: type[T]) -> list[T]:
+    with path.open("rb") as lines:
+        return [msgspec.json.decode(line, type=kind) for line in lines]
 
 
-def hollow(kind: type[Struct]) -> Any:
-    """A message of that kind without tokens, rows or numbers."""
-    lists: dict[str, Any] = {name: [] for name in ("tokens", "tail", "rows", "draws")}
-    numbers = dict.fromkeys(("n_accepted", "limit", "drafted", "more"), 0)
-    known: dict[str, Any] = {**lists, **numbers, "probs": np.empty(0, np.float32), "target": None, "target_probs": None}
-    return kind(**{name: known[name] for name in kind.__struct_fields__})
-
-
-def id_bytes(vocab_size: int) -> float:
-    """Mean over the ids there are, which a toy's tokens are spread over."""
-    below, total = 0, 0.0
-    for limit, width in WIDTHS:
-        total += width * (min(limit, vocab_size) - below)
-        below = min(limit, vocab_size)
-    return total / vocab_size
-
-
-def _integers(body: Struct) -> int:
-    return 4 * sum(type(getattr(body, name)) is int for name in body.__struct_fields__)
+def _entries_kept(draft: Engine, prefix: list[int], method: Method) -> int:
+    """k: the fewest entries of the row that was drawn from that leave at most the tolerance to its tail."""
+    row = np.sort(draft.forward([Session(Sampling(), prefix)], [1])[0].row(0))[::-1]
+    return int(np.searchsorted(np.cumsum(row, dtype=np.float64), 1 - method.short.tolerance)) + 1  # type: ignore[attr-defined]

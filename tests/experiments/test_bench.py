@@ -12,6 +12,8 @@ from experiments.bench import overhead, speed
 from experiments.bench.pingpong import PingPong
 from experiments.bench.predict import Wire
 from experiments.bench.records import holds, record
+from nodes.composition import system_names
+from nodes.methods import method_names
 from nodes.records import RoundRecord
 
 KEYS = ["name", "value", "bound", "unit", "ok", "note"]
@@ -65,9 +67,29 @@ def test_work_covers_every_case():
 def test_bytes_tell_a_token_from_a_round():
     from experiments.bench import bytes as part
 
-    records = check(part.measure(vocab_size=70_000, requests=1, max_new_tokens=32))
+    records = check(part.measure_frames(vocab_size=70_000, requests=1, max_new_tokens=32))
     assert records["bytes: dssd up, a drafted token"]["value"] < 8  # mostly three for the id, four for its probability
     assert all(each["ok"] for each in records.values())
+
+
+def test_every_system_sends_what_its_formula_says():
+    """Unpaced and on loopback, which bytes do not depend on; the payload to the byte, the whole within 3 %."""
+    from experiments.bench import formulas
+
+    records = check(formulas.measure(70_000, requests=1, link={}, pace=None))
+    assert len(records) == 2 * len(system_names())
+    for name, each in records.items():
+        assert each["ok"], f"{name}: {each['note']}"
+        assert "the nodes count" not in each["note"]
+    for name in ("edge_ar", "dssd_sampled", "wisv_mismatch_first", "hybrid_llm"):
+        assert "; 0 rounds" not in records[f"bytes: {name} down, off its formula"]["note"]
+    assert "4*(g + c) + 7*k = " in records["bytes: cu_hlm up, off its formula"]["note"]
+
+
+def test_every_method_has_a_formula():
+    from experiments.bench.formulas import FORMULAS
+
+    assert set(FORMULAS) == set(method_names())
 
 
 def test_overhead_takes_forwards_off():
