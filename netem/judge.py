@@ -147,8 +147,8 @@ def judge_rate(
     if side.slot:
         report.skipped.append(f"rate {which}: slots hold packets back")
         return []
-    declared_mbps = (side.rate_mbps or 0.0) * STREAM_FRAME_BITS / paced_bits(side, STREAM_FRAME_BITS)
-    if offered_mbps < 1.1 * declared_mbps:
+    declared_mbps = frames_rate_mbps(side)
+    if not fills(side, offered_mbps):
         report.skipped.append(
             f"rate {which}: the prober could offer only {offered_mbps:.0f} Mbit/s, too little to fill it"
         )
@@ -179,6 +179,15 @@ def paced_bits(side: DirectionSpec, frame_bits: int) -> int:
     if side.rate_cell_bytes:
         length = -(-length // side.rate_cell_bytes) * (side.rate_cell_bytes + side.rate_cell_overhead_bytes)
     return 8 * length
+
+
+def frames_rate_mbps(side: DirectionSpec) -> float:
+    """Of full frames, at the declared rate, which counts overheads and cells too."""
+    return (side.rate_mbps or 0.0) * STREAM_FRAME_BITS / paced_bits(side, STREAM_FRAME_BITS)
+
+
+def fills(side: DirectionSpec, offered_mbps: float) -> bool:
+    return offered_mbps >= 1.1 * frames_rate_mbps(side)
 
 
 def deviation_of_ms(side: DirectionSpec) -> float:

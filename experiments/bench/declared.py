@@ -3,14 +3,14 @@
     measure_declared("uml")        # records; "netns", and "physical": a real interface's link, shaped in a guest
 
 netns needs a kernel with netem. Where this one has none, the whole measurement is made in a user-mode Linux guest, in
-which this file runs as a program: `python -m experiments.bench.declared`.
+which this file runs as a program: `python -m experiments.bench.declared LINK...`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -51,16 +51,16 @@ LOSS_PHASE_S = 10.0
 MARK = "=declared "
 
 
-def measure_declared(backend: str) -> list[dict[str, Any]]:
-    """Records of all links. Raises BackendError where it cannot be built here, not even in a guest."""
+def measure_declared(backend: str, names: Sequence[str] = tuple(LINKS)) -> list[dict[str, Any]]:
+    """Records of these links. Raises BackendError where it cannot be built here, not even in a guest."""
     if backend == "netns" and why_no_netem() is not None:
-        said = run_in_guest([sys.executable, "-m", "experiments.bench.declared"])
+        said = run_in_guest([sys.executable, "-m", "experiments.bench.declared", *names])
         answers = [line.partition(MARK)[2] for line in said.splitlines() if MARK in line]
         if not answers:
             raise LinkError(f"the measurement in a user-mode Linux guest came to no end:\n{said[-2000:]}")
         where, found = "netns, in a guest", json.loads(answers[-1])
     else:
-        where, found = backend, measure_here(backend)
+        where, found = backend, measure_here(backend, names)
     records = []
     if found["adds_ms"] is not None:
         records.append(
@@ -71,13 +71,13 @@ def measure_declared(backend: str) -> list[dict[str, Any]]:
     return records
 
 
-def measure_here(backend: str) -> dict[str, Any]:
+def measure_here(backend: str, names: Sequence[str]) -> dict[str, Any]:
     """`{adds_ms, reports: by link}` of a backend that works in this kernel."""
     reports = {}
     with exit_on_sigterm(), _lab(backend) as lab:
         bare = check_link(lab) if backend != "physical" else None  # there the guest only forwards as long as it shapes
-        for name, link in LINKS.items():
-            spec = LinkSpec.model_validate(link)
+        for name in names:
+            spec = LinkSpec.model_validate(LINKS[name])
             lab.change(spec)
             reports[name] = check_link(lab, _strict(spec), loss_phase_s=LOSS_PHASE_S)
             print(".", end="", file=sys.stderr, flush=True)
@@ -179,4 +179,4 @@ def _again(what: str, repeated: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(measure_here("netns")), flush=True)
+    print(MARK + json.dumps(measure_here("netns", sys.argv[1:])), flush=True)
