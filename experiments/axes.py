@@ -55,7 +55,7 @@ def row_axes(entry: Mapping[str, Any]) -> dict[str, Value]:
     for key, value in sorted(
         flatten({part: entry.get(part) for part in ("options", "route", "upload", "stop")}).items()
     ):
-        if key.split(".")[-1].endswith("threshold") and isinstance(value, int | float):
+        if key.split(".")[-1].endswith(("threshold", "_th")) and isinstance(value, int | float):
             found["threshold"] = value  # the last in this order of parts that are swept together
     return found
 

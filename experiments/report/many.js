@@ -116,16 +116,17 @@ function curves() {
   const mine = shownRows().filter((i) => figure(metric, i) !== null && valueOf(axis, i) !== null);
   if (!mine.length) return { why: `no row that is shown has ${metrics[metric]} and a place on ${axis}` };
   const traces = [];
-  for (const system of shownSystems(mine)) {
-    const ours = mine.filter((i) => rows.system[i] === system);
+  // over thresholds a line is a published system, whatever its entries are called
+  for (const [name, ours] of grouped(mine, (i) => (axis === "threshold" ? rows.kind[i] : rows.system[i]))) {
+    const system = rows.system[ours[0]];
     const places = [...grouped(ours, (i) => rows.axes[axis][i])].sort(([a], [b]) => a - b);
     const alone = places.every(([, at]) => at.length === 1);
     const ends = alone ? places.map(([, [i]]) => rows.intervals[metric]?.[i]) : [];
     const means = places.map(([, at]) => mean(at.map((i) => figure(metric, i))));
     const colour = style[system].colour;
     traces.push({
-      type: "scatter", mode: "lines+markers", name: system, meta: { system }, x: places.map(([, [i]]) => valueOf(axis, i)),
-      y: means, text: places.map(([, at]) => (at.length === 1 ? about(at[0]) : `${system}<br>mean of ${at.length} rows`)),
+      type: "scatter", mode: "lines+markers", name, meta: { system }, x: places.map(([, [i]]) => valueOf(axis, i)),
+      y: means, text: places.map(([, at]) => (at.length === 1 ? about(at[0]) : `${name}<br>mean of ${at.length} rows`)),
       hovertemplate: "%{y:.4g} · %{text}<extra></extra>", marker: marker(system),
       line: { color: colour, width: 1.8, dash: style[system].exact ? "solid" : "dot" },
       error_y: ends.some(Boolean)
@@ -202,6 +203,11 @@ function energy() {
       y: ours.map((i) => figure("energy_j_per_token", i)), text: ours.map((i) => `${about(i)}<br>${rows.energy_status[i]}`),
       hovertemplate: "%{x:.4g} ms, %{y:.4g} J · %{text}<extra></extra>", marker: marker(system, { opacity: 0.85 }),
     };
+  });
+  const front = paretoFront(mine.map((i) => [figure("ms_per_token", i), figure("energy_j_per_token", i)]));
+  traces.push({
+    type: "scatter", mode: "lines", name: "Pareto front", showlegend: false, hoverinfo: "skip", cliponaxis: false,
+    x: front.map(([x]) => x), y: front.map(([, y]) => y), line: { color: "var(--muted)", width: 1.2, dash: "dash" },
   });
   const layout = {
     xaxis: titled("time per token (ms)", { rangemode: "tozero" }), yaxis: titled("energy per token (J)", { rangemode: "tozero" }),

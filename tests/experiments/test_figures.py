@@ -199,6 +199,8 @@ def test_the_axis_is_the_one_that_varies(found, powered):
     assert make_picture(found, "speedup", Choice()).by == "link.rtt_ms"
     assert make_picture(collect([found.runs[0].path]), "speedup", Choice()).by == SYSTEM
     assert make_picture(powered, "threshold", Choice()).by == "threshold"
+    over = make_picture(powered, "latency", Choice(by="threshold")).lines
+    assert [(line.system, [mark.at for mark in line.marks]) for line in over] == [("u_hlm", [0.05, 0.6])]
     lines = make_picture(powered, "threshold", Choice()).lines
     assert {(line.system, len(line.marks)) for line in lines} == {("u_hlm", 2), ("edge_ar", 1), ("dssd", 1)}
 

@@ -113,6 +113,7 @@ def test_thresholds_belong_to_systems():
     assert row_axes({"upload": {"policy": "uncertainty", "threshold": 0.3}}) == {"threshold": 0.3}
     entry = {"stop": {"policy": "confidence", "threshold": 0.8}, "upload": {"policy": "hard", "threshold": 0.8}}
     assert row_axes(entry) == {"threshold": 0.8}
+    assert row_axes({"system": "wisv", "options": {"c_th": 0.3}}) == {"threshold": 0.3}
     assert row_axes({"stop": {"policy": "fixed", "length": 4}, "upload": "always"}) == {"draft_length": 4}
 
 

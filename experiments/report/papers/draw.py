@@ -132,6 +132,7 @@ def _line(ax: Axes, line: Line, places: Sequence[Value], slot: int) -> None:
     ys = [mark.y.value for mark in line.marks]
     bars = {} if line.role == "formula" else {"yerr": _errors([mark.y for mark in line.marks])}
     if line.x_figure and line.role != "critical":
+        style["clip_on"] = False  # a system that never calls stands on the axis
         bars["xerr"] = _errors([mark.x for mark in line.marks if mark.x])
     container = ax.errorbar(xs, ys, **bars, elinewidth=0.6, capsize=1.5, capthick=0.6, **style)
     container.lines[0].set_gid(f"{line.role}:{line.system}")

@@ -164,11 +164,10 @@ def _panel(rows: Rows, by: str, metric: Metric, title: str, lines: Sequence[Line
 
 def _lines(rows: Rows, by: str, metric: Metric, role: str = "measured") -> list[Line]:
     lines = []
-    for system, exact in _systems(rows.rows).items():
-        mine = rows.only([row for row in rows.rows if row.system == system])
+    for (system, exact), ours in _named(rows, by).items():
         marks = [
             Mark(value, None, y, len(group))
-            for value, group in grouped(mine, by).items()
+            for value, group in grouped(rows.only(ours), by).items()
             if (y := metric.estimate(group)) is not None
         ]
         if marks:
