@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import PROMPT, Setup, composed, play, target_row
+from harness import PROMPT, Setup, composed, device_on, play, read_back, target_row, toy_edge
 
+from nodes.channel import Channel
 from nodes.composition import CompositionError, load_system
 from nodes.engine.toy import HIDDEN_SIZE, ToyEngine
 from nodes.heads import HeadError
@@ -76,13 +77,41 @@ def test_both_protocols_settle_the_same_tokens(c_th, tmp_path):
     assert all(other == first for other in others)
 
 
-def test_two_exchanges_survive_losses_and_a_restarted_edge(tmp_path):
+def test_two_exchanges_survive_losses(tmp_path):
     setup = Setup([wisv("wisv_mismatch_first")], requests=4, retry_after_s=0.05)
     calm = play(setup, tmp_path / "calm").tokens(setup.systems[0].name)
     losses = Faults(drop_probability=0.15, duplicate_every=3, seed=1), Faults(drop_probability=0.15, seed=2)
     rough = play(setup, tmp_path / "rough", *losses)
     assert rough.tokens(setup.systems[0].name) == calm
     assert sum(record.retries for record in rough.requests) > 0
+
+
+@pytest.mark.parametrize("leg", ["first", "second"])
+def test_two_exchanges_survive_an_edge_that_restarts_before_either(leg, tmp_path, monkeypatch):
+    """It dies after it named the mismatches and before their states arrive, or before the draft does: the round begins
+    anew on an edge that knows nothing."""
+    setup = Setup([wisv("wisv_mismatch_first")], requests=4, max_new_tokens=24, retry_after_s=0.05)
+    calm = play(setup, tmp_path / "calm").tokens(setup.systems[0].name)
+    sends = {"first": "send", "second": "follow_up"}[leg]
+    send, sent = getattr(Channel, sends), 0
+    with toy_edge(setup) as edge:
+
+        def restart_now_and_then(channel, *message):
+            nonlocal sent
+            sent += 1
+            if sent in (2, 7):
+                edge.kill()
+                edge.start()
+            return send(channel, *message)
+
+        monkeypatch.setattr(Channel, sends, restart_now_and_then)
+        device = device_on(setup, edge, tmp_path / "rough")
+        device.run()
+        device.close()
+        device.writer.close()
+        rough = read_back(tmp_path / "rough", edge.node)
+    assert rough.tokens(setup.systems[0].name) == calm
+    assert sum(record.resumed for record in rough.requests) == 2
 
 
 def test_bytes_of_a_round_are_the_formula(tmp_path):
