@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.report.palette import PARTS
@@ -22,12 +22,30 @@ OBTAINED = {  # what an energy status means
 }
 
 
-def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other point beats on one axis without losing on the other (less is better), from left to right."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(set(points)):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def with_energy(systems: Sequence[Figures]) -> dict[str, tuple[float, float]]:
+    """(ms, joules) per token by system, of those whose joules are known."""
     shown = [f for f in systems if f["energy_j_per_token"] is not None and f["tokens_per_s"]]
-    traces = [
+    return {f["system"]: (1e3 / f["tokens_per_s"], f["energy_j_per_token"]) for f in shown}
+
+
+def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
+    """The last trace is the Pareto front; the page draws it anew for the systems that are left on it."""
+    points = with_energy(systems)
+    shown = [f for f in systems if f["system"] in points]
+    front = pareto_front(points.values())
+    traces: list[dict[str, Any]] = [
         {
             "type": "scatter", "mode": "markers", "name": f["system"],
-            "x": [1e3 / f["tokens_per_s"]], "y": [f["energy_j_per_token"]],
+            "x": [points[f["system"]][0]], "y": [points[f["system"]][1]],
             "text": [f["system"]], "cliponaxis": False,
             "marker": {"color": style.colour(f["system"]), "symbol": style.symbol(f["system"]), "size": 11,
                        "line": {"color": style.colour(f["system"]), "width": 2}},
@@ -36,10 +54,17 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
         }
         for f in shown
     ]  # fmt: skip
-    headings = ["system", "ms/token", "J/token", "device J/token", "edge J/token", "status", "source", "note"]
+    if front:
+        traces.append({
+            "type": "scatter", "mode": "lines", "name": "Pareto front", "showlegend": False, "hoverinfo": "skip",
+            "x": [x for x, _ in front], "y": [y for _, y in front], "cliponaxis": False,
+            "line": {"color": "var(--muted)", "width": 1.2, "dash": "dash"}, "meta": {"front": True},
+        })  # fmt: skip
+    headings = ["system", "Pareto", "ms/token", "J/token", "device J/token", "edge J/token", "status", "source", "note"]
     rows = [
         [
             f["system"],
+            "front" if points.get(f["system"]) in front else "",
             1e3 / f["tokens_per_s"] if f["tokens_per_s"] else None,
             f["energy_j_per_token"],
             f["energy_device_j_per_token"],
@@ -51,7 +76,8 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
         for f in systems
     ]
     statuses = dict.fromkeys(f["energy_status"] for f in shown)
-    caption = "Both nodes from a request's start to its end, waiting included; lower left is better. Joules are "
+    caption = "Both nodes from a request's start to its end, waiting included; lower left is better, and "
+    caption += "nothing is both quicker and thriftier than what lies on the dashed Pareto front. Joules are "
     caption += "; ".join(f"{status}: {OBTAINED.get(status, status)}" for status in statuses) + "."
     if any(not f["exact"] for f in shown):
         caption += " Open symbols are not exact."
@@ -61,7 +87,7 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
         "legend": SYSTEM_LEGEND,
     }
     table = Table(headings, rows, [f["system"] for f in systems])
-    return Plot("energy-delay", "Energy against delay", caption, table, list(traces), layout, 420,
+    return Plot("energy-delay", "Energy against delay", caption, table, traces, layout, 420,
                 reason="" if shown else why_not(systems))  # fmt: skip
 
 

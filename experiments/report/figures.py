@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report.data import RunData, read_run
+from experiments.report.energy import pareto_front, with_energy
 from experiments.report.palette import PARTS, SYMBOLS, SYSTEM_COLOURS
 from experiments.report.plot import Figures
 from experiments.report.rounds import DODGE, parts_of
@@ -186,6 +187,8 @@ def _energy(run: RunData, figure: Figure) -> None:
     for f in shown:
         ax.plot(1e3 / f["tokens_per_s"], f["energy_j_per_token"], linestyle="", label=f["system"], markersize=5,
                 **_marker(run, f))  # fmt: skip
+    front = pareto_front(with_energy(shown).values())
+    ax.plot(*zip(*front), color="#5c6470", linewidth=0.8, linestyle="--", zorder=1, label="Pareto front")
     ax.set_xlim(0, None)
     ax.set_ylim(0, None)
     ax.set_xlabel("time per token (ms)")

@@ -5,6 +5,10 @@ function drawPlot(plot) {
   const traces = plot.traces.map(filtered).filter(Boolean);
   const rows = plot.row_px ? [...systemsIn(plot.traces)].filter((system) => shown.has(system)).length : 0;
   const layout = { ...plot.layout };
+  for (const trace of traces.filter((one) => one.meta?.front)) {
+    const front = paretoFront(traces.filter((one) => one.meta?.system).map((one) => [one.x[0], one.y[0]]));
+    [trace.x, trace.y] = [front.map(([x]) => x), front.map(([, y]) => y)];
+  }
   if (plot.row_px) {
     const order = plot.layout.yaxis.categoryarray.filter((system) => shown.has(system));
     layout.yaxis = { ...plot.layout.yaxis, categoryarray: order, range: [-0.6, order.length - 0.4] };

@@ -58,6 +58,14 @@ function filtered(trace) {
   return { ...pick(trace), meta };
 }
 
+function paretoFront(points) { // those that no other beats on one axis without losing on the other; less is better
+  const front = [];
+  for (const point of [...points].sort(([x, y], [x2, y2]) => x - x2 || y - y2)) {
+    if (!front.length || point[1] < front.at(-1)[1]) front.push(point);
+  }
+  return front;
+}
+
 function systemsIn(traces) {
   return new Set(traces.flatMap((trace) => (trace.meta?.system ? [trace.meta.system] : trace.meta?.systems || [])));
 }

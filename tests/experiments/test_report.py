@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from report_run import SYSTEMS, WATTS, Page, rewrite, summary_of, toy_run
 
 from experiments.report import write_report
+from experiments.report.energy import pareto_front
 from experiments.report.html import number
 from experiments.report.page import render
 from experiments.report.palette import SYSTEM_COLOURS, system_slots
@@ -85,8 +87,21 @@ def test_the_parts_of_a_round_add_up_to_the_rounds_recorded(folder, page):
 def test_what_is_not_exact_looks_different(page):
     bars = {trace["meta"].get("system"): trace["marker"] for trace in page.plot("tokens-per-s")["traces"][:-1]}
     assert "pattern" in bars["device_ar"] and "pattern" not in bars["dssd"]
-    points = {trace["meta"]["system"]: trace["marker"]["symbol"] for trace in page.plot("energy-delay")["traces"]}
+    *shown, _front = page.plot("energy-delay")["traces"]
+    points = {trace["meta"]["system"]: trace["marker"]["symbol"] for trace in shown}
     assert points["device_ar"].endswith("-open") and not points["dssd"].endswith("-open")
+
+
+def test_the_pareto_front_is_what_nothing_beats(page):
+    chance = random.Random(3)
+    points = [(chance.choice((1.0, 2.0, 3.0, 4.0)), chance.choice((1.0, 2.0, 3.0))) for _ in range(40)]
+    for n in range(1, len(points)):
+        some = points[:n]
+        beaten = {p for p in some for q in some if q != p and q[0] <= p[0] and q[1] <= p[1]}
+        assert pareto_front(some) == sorted(set(some) - beaten)
+    *shown, front = page.plot("energy-delay")["traces"]
+    assert front["meta"] == {"front": True}
+    assert list(zip(front["x"], front["y"])) == pareto_front((trace["x"][0], trace["y"][0]) for trace in shown)
 
 
 def test_a_system_keeps_its_colour(page):

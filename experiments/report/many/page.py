@@ -142,7 +142,8 @@ CURVES = (
     "dots are single runs, bars 95 % intervals. Marks on the line of 1: where the formulas put the critical round trip."
 )
 ENERGY = (
-    "Both nodes from a request's start to its end; lower left is better. How joules were obtained is in the labels."
+    "Both nodes from a request's start to its end; lower left is better, and nothing that is shown is both "
+    "quicker and thriftier than what lies on the dashed Pareto front. How joules were obtained is in the labels."
 )
 PREDICTION = (
     "Circles measured, dashed lines and diamonds the formula with the run's own parts; below, how far the measurement "
