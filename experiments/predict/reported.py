@@ -190,8 +190,10 @@ def _formula(setting: Setting, paper: Reported) -> tuple[Account, float]:
     rows_ms = 0.0
     if setting.system == "dsd":
         round_ms = dsd_round_ms(gamma, draft_ms, target_ms, gamma * paper.row_bytes, *link)
-    else:
+    elif setting.system == "dssd":
         round_ms = dssd_round_ms(alpha, gamma, draft_ms, target_ms, paper.row_bytes, *link)
         rows_ms = rejection_share(alpha, gamma) * transfer_ms(paper.row_bytes, setting.rate_mbps)
+    else:
+        return Account(None, None, None), 0.0
     comm_ms = round_ms - gamma * draft_ms - target_ms
     return Account(rounds, rounds * comm_ms / 1e3, target_ms * per_round / round_ms), rounds * rows_ms / 1e3

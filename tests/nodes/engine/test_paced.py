@@ -110,9 +110,11 @@ def test_published_timings():
     times = {name: [load_pace(name, role).forward_ms for role in ("draft", "target")] for name in profile_names()}
     assert times["opt-125m-6.7b@h800"] == [8.7, 124.5]
     assert times["opt-125m-13b@h800"] == [8.7, 207.5], "1 / 4.82 tokens per second"
+    assert times["opt-125m-6.7b@a6000-h800"] == [15.6, 135.9], "1 / 64 and 1 / 7.36"
+    assert times["opt-125m-13b@a6000-h800"] == [15.6, 240.4], "1 / 4.16"
     assert times["qwen3-0.6b-32b"][1] == 72.0 and times["llama-1b-70b"][1] == 145.6
     widths = {record["name"]: record["vocab_size"]["value"] for record in list_profiles()}
-    opt = {"opt-125m-6.7b@h800": 50272, "opt-125m-13b@h800": 50272}
+    opt = {f"opt-125m-{size}@{where}": 50272 for size in ("6.7b", "13b") for where in ("h800", "a6000-h800")}
     assert widths == {**opt, "qwen3-0.6b-32b": 151936, "llama-1b-70b": 128256}
     assert load_pace("qwen3-0.6b-32b", "draft").sources["forward_ms"]["assumed"]
     assert not load_pace("qwen3-0.6b-32b", "target").sources["forward_ms"]["assumed"]
