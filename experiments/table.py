@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from experiments.quality import quality_lines
@@ -104,6 +105,8 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
     for note in dict.fromkeys(figures["energy_note"] for figures in systems if figures["energy_note"]):
         noted = [figures["system"] for figures in systems if figures["energy_note"] == note]
         lines.append(f"energy{'' if len(noted) == len(systems) else ' of ' + ', '.join(noted)}: {note}")
+    if played := summary["link"].get("played"):
+        lines.append(played_text(played))
     lines += quality_lines(summary)
     lines += [_event_text(event) for event in summary["events"]]
     return lines
@@ -112,15 +115,28 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
 def link_text(link: Mapping[str, Any]) -> str:
     """`lte, up 10 Mbit/s 25 ms, down 30 Mbit/s 25 ms (netns, 50.1 ms round trip measured)`"""
     declared = link.get("declared") or {}
+    outages = declared.get("outages") or []
     directions = [f"{which} {text}" for which in ("up", "down") if (text := _direction_text(declared.get(which) or {}))]
-    if not directions:
+    if not directions and not outages:
         where = "between two machines" if link.get("backend") == "hosts" else "this machine's own"
         return f"{where}, not shaped"
     parts = ([str(declared["profile"])] if declared.get("profile") else []) + directions
+    parts += [f"cut {len(outages)} time{'s' * (len(outages) != 1)}"] if outages else []
     observed = (link.get("observed") or {}).get("rtt_ms") or {}
     measured = f"{observed['median']:.1f} ms round trip measured" if observed.get("median") else ""
     built = ", ".join(part for part in (str(link.get("backend") or ""), measured) if part)
     return ", ".join(parts) + (f" ({built})" if built else "")
+
+
+def played_text(played: Mapping[str, Any]) -> str:
+    """`the link changed 240 times, in force 0.7 ms after the due time at the median, 3.1 at most; cut 2 times`"""
+    late, skipped = played["late_ms"], played["skipped"]
+    text = (
+        f"the link changed {played['changes']} times, in force {late['median']:.3g} ms after the due time at the median"
+    )
+    text += f", {late['max']:.3g} at most"
+    text += f"; {skipped} changes were passed over, the next being due already" if skipped else ""
+    return text + (f"; a direction was cut {played['cuts']} times" if played["cuts"] else "")
 
 
 def model_text(model: Mapping[str, Any]) -> str:
@@ -144,13 +160,14 @@ def bytes_text(n: float | None) -> str:
 
 
 def _direction_text(direction: Mapping[str, Any]) -> str:
-    gilbert = direction.get("gilbert") or {}
+    gilbert, trace = direction.get("gilbert") or {}, direction.get("trace") or {}
     loss_pct = gilbert.get("mean_loss_pct") or direction.get("loss_pct")
     jitter = f" ± {direction['jitter_ms']:g}" if direction.get("jitter_ms") else ""
     parts = [
         f"{direction['rate_mbps']:g} Mbit/s" if direction.get("rate_mbps") else "",
         f"{direction['delay_ms']:g}{jitter} ms" if direction.get("delay_ms") else "",
         f"{loss_pct:g} % loss" if loss_pct else "",
+        f"as {Path(trace['file']).name} goes" if trace else "",
     ]
     return " ".join(part for part in parts if part)
 

@@ -32,6 +32,8 @@ SOCKET, STATE = "control", "lab.json"
 
 def up(spec: LinkSpec, name: str) -> dict[str, Any]:
     """Build a lab that stays. Raises LinkError with whatever the keeper could not do."""
+    if spec.changes_while_it_runs:
+        raise LinkError("a lab that is kept keeps its shape; link.trace and link.outages are played by `dssd run`")
     root = str(Path(__file__).parent.parent)
     keeper = subprocess.Popen(
         [sys.executable, "-m", "netem.keeper", name],

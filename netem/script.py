@@ -39,7 +39,9 @@ def interface_script(shaping: Shaping, dead_man_s: float) -> str:
 
 
 def lab_script(spec: LinkSpec, name: str, congestion: str) -> str:
-    """The lab of three namespaces. Raises LinkError for a link that needs none."""
+    """The lab of three namespaces. Raises LinkError for a link that needs none, or changes while it is up."""
+    if spec.changes_while_it_runs:
+        raise LinkError("link.trace and link.outages are played by `dssd run`, not by a script: leave them out here")
     if not spec.is_shaped:
         raise LinkError("nothing is declared, so there is no link to build: shape it")
     names = LabNames(name)

@@ -112,8 +112,8 @@ def _play(lab: Lab, log: Path, seconds: float) -> list[dict[str, Any]]:
 
 
 def _late(name: str, log: Sequence[dict[str, Any]], how: str) -> list[dict[str, Any]]:
-    """From each change's time to the kernel's answer: of 99 in a hundred, and of all; one that was skipped counts as late
-    as the one that came in its place."""
+    """From each change's time to the kernel's answer, of 99 in a hundred and of all; one that was skipped counts as
+    late as the one that came in its place."""
     late_ms = sorted((line["done_ns"] - line["due_ns"]) / 1e6 for line in log)
     skipped = sum(line["outcome"] == "skipped" for line in log)
     note = f"99 % of {len(late_ms)} changes, {how}; median {late_ms[len(late_ms) // 2]:.2f} ms, {skipped} skipped"

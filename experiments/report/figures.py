@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.report.course import Courses, applied_courses
+from experiments.report.course_panels import course_height_in, draw_course
 from experiments.report.data import RunData, read_run
 from experiments.report.energy import pareto_front, with_energy
 from experiments.report.palette import PARTS, SYMBOLS, SYSTEM_COLOURS
@@ -42,11 +44,12 @@ def write_figures(folder: RunFolder, summary: Mapping[str, Any]) -> list[Path]:
     except ImportError:
         return []
     run = read_run(folder, summary)
+    course = applied_courses(folder.path, summary["run_id"], min((r.start_ns for r in run.requests), default=0))
     target = folder.path / "figures"
     target.mkdir(exist_ok=True)
     written = []
     with mpl.rc_context(RC):
-        for name, (height_in, draw) in _figures(run).items():
+        for name, (height_in, draw) in _figures(run, course).items():
             figure = Blank(figsize=(COLUMN_IN, height_in), layout="constrained")
             FigureCanvasAgg(figure)
             draw(figure)
@@ -59,7 +62,7 @@ def write_figures(folder: RunFolder, summary: Mapping[str, Any]) -> list[Path]:
     return written
 
 
-def _figures(run: RunData) -> dict[str, tuple[float, Callable[[Figure], None]]]:
+def _figures(run: RunData, course: Courses | None) -> dict[str, tuple[float, Callable[[Figure], None]]]:
     """Name: height and what draws it; those without data are left out."""
     values = latency_values_ms(run.requests)
     rows_in = 0.5 + ROW_IN * len(run.systems)
@@ -73,6 +76,8 @@ def _figures(run: RunData) -> dict[str, tuple[float, Callable[[Figure], None]]]:
         "predicted": (bool(_with_formula(run)), 0.6 + ROW_IN * len(run.systems), partial(_predicted, run)),
         "energy_delay": (bool(_with_energy(run)), 2.3, partial(_energy, run)),
     }
+    if course:
+        found["link_course"] = (True, course_height_in(course), partial(draw_course, course))
     return {name: (height_in, draw) for name, (there, height_in, draw) in found.items() if there}
 
 

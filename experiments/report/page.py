@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from experiments.report import html, sections
+from experiments.report.course import CLOCKS, applied_courses, course_plot
 from experiments.report.data import RunData, read_run
 from experiments.report.energy import energy_by_phase, energy_delay, joules_by_phase
 from experiments.report.palette import css
@@ -53,11 +54,11 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
             acceptance_by_length(run.systems, run.style),
         ],
         "Bytes": bytes_per_token(run.systems, run.style),
-        "TCP": tcp_plots(
-            tcp_lines(run.tcp, run.one_clock), min((r.start_ns for r in run.requests), default=0), run.style
-        ),
+        "TCP": tcp_plots(tcp_lines(run.tcp, run.one_clock), _first_ns(run), run.style),
         "Energy": _energy(run),
     }
+    if course := applied_courses(folder.path, summary["run_id"], _first_ns(run)):
+        families["Link"] = [course_plot(course, CLOCKS[summary["link"]["declared"]["clock"]])]
     plots = [plot for family in families.values() for plot in family]
     timeline = timeline_plot(run, offered)
     body = [
@@ -91,6 +92,10 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
         plotly=plotly_js,
         script=part("shared.js") + part("page.js"),
     )
+
+
+def _first_ns(run: RunData) -> int:
+    return min((request.start_ns for request in run.requests), default=0)
 
 
 def _grid(plots: Sequence[Plot]) -> str:

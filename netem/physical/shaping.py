@@ -56,6 +56,11 @@ class Shaping:
             )
         if self.spec.backend != "auto":
             raise LinkError(f"link.backend '{self.spec.backend}' is for labs: leave it out for a real interface")
+        if self.spec.changes_while_it_runs:
+            raise LinkError(
+                "link.trace and link.outages are played by a run in its lab; a real interface keeps one shape: leave"
+                " them out here"
+            )
         if not (self.egress.is_shaped or self.ingress.is_shaped):
             raise LinkError(
                 "nothing is declared for this interface, so there is nothing to shape: give --link or --set"
