@@ -24,13 +24,14 @@ from experiments.bench.records import record
 from experiments.launch import Outcome, run_nodes
 from experiments.schema import Config
 from nodes.composition import System, load_system, system_names
+from nodes.drafting import Drafter
 from nodes.engine import Engine
 from nodes.engine.make import make_unpaced
-from nodes.methods import Method
+from nodes.methods import Draft, Method
 from nodes.policies.stop import make_stop
 from nodes.records import RequestRecord, RoundRecord
-from nodes.runspec import RunSpec
-from nodes.sampling import Sampling
+from nodes.runspec import RunSpec, conversation_id
+from nodes.sampling import Coins, Row
 from nodes.session import Session
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Counted:
 
 
 def measure(
-    vocab_size: int, requests: int = 2, max_new_tokens: int = 8, link: Mapping[str, Any] = LINK, pace: Any = PACE
+    vocab_size: int, requests: int = 1, max_new_tokens: int = 12, link: Mapping[str, Any] = LINK, pace: Any = PACE
 ) -> list[dict[str, Any]]:
     """A record a system and way: by how many percent what was sent is off formula and framing."""
     config = Config.model_validate(
@@ -117,9 +118,8 @@ def _compare(
 ) -> list[dict[str, Any]]:
     method = system.build(draft.vocab_size)
     counted = [one for request, rounds in served for one in _count(system.method, method, spec, draft, request, rounds)]
-    crossed = [sum(getattr(request, f"link_{way}_bytes") or 0 for request, _ in served) for way in ("up", "down")]
     records = []
-    for way, formula, on_link in zip(("up", "down"), FORMULAS[system.method], crossed):
+    for way, formula in zip(("up", "down"), FORMULAS[system.method]):
         sent = sum(getattr(one.record, f"{way}_wire_bytes") for one in counted)
         payload = sum(eval(formula, {}, dict(one.letters)) for one in counted)
         framing = sum(one.framing[way] for one in counted)
@@ -128,9 +128,6 @@ def _compare(
         said = sum(getattr(one.record, f"{way}_ideal_bytes") for one in counted)
         note = f"{sent / n:.1f} B sent a round; {formula} = {payload / n:.1f}, framing {framing / n:.1f}; {n} rounds"
         note += "" if said == payload else f"; the nodes count {said / n:.1f} B of payload"
-        whole = sum(getattr(r, f"{way}_wire_bytes") for _, rounds in served for r in rounds)
-        if whole and on_link:
-            note += f"; the interface carries {100 * on_link / whole - 100:.0f} % more, prompts and handshakes included"
         records.append(record(f"bytes: {system.name} {way}, off its formula", off_pct, "%", f"<= {WITHIN_PCT:g}", note))
     return records
 
@@ -138,20 +135,28 @@ def _compare(
 def _count(
     name: str, method: Method, spec: RunSpec, draft: Engine, request: RequestRecord, rounds: Sequence[RoundRecord]
 ) -> Iterator[Counted]:
-    """Of a request's rounds those that asked the edge, but for the first of all."""
+    """Of a request's rounds those that asked the edge, but for the first of all. What was drafted is not recorded, so
+    it is drawn again, by the same coins."""
     prompt = next(prompt for prompt in spec.prompts if prompt.id == request.prompt_id)
     tokens = [*draft.tokenizer.encode(prompt.text), *request.tokens]
+    coins = Coins(spec.sampling.seed, conversation_id(prompt.id, request.repeat))
     at, unseen, residence_ms = request.prompt_tokens, 0, 0.0
     for now in rounds:
         residence_ms = now.edge_ms + (residence_ms if method.streams else 0.0)
         asked_again = name == "dssd_sampled" and now.legs > 1  # how often is chance: a formula has it once
         if (now.sent_ns or method.streams) and now.round > 1 and not asked_again:
-            letters = _letters(name, method, draft, now, unseen, tokens[:at])
+            drafted = Draft(at, [], [], [], [])
+            if method.drafts and now.n_drafted:
+                drafter = Drafter(draft, method, make_stop({"policy": "fixed", "length": now.n_drafted}))
+                prefix = tokens[:at]
+                drafted = drafter.draft(Session(spec.sampling), prefix, coins.at_epoch(now.epoch), now.n_drafted)
+            letters = _letters(name, method, now, unseen, drafted, draft)
             made = tokens[at : at + now.n_emitted]
-            known = {"up": tokens[at - unseen : at] + made[: now.n_accepted], "down": made[now.n_accepted :]}
-            if method.streams:
-                known = {"up": [], "down": made}
-            framing = {way: framing_bytes(method, letters, now, way, known[way], residence_ms) for way in known}
+            ids = {
+                "up": [*tokens[at - unseen : at], *drafted.tokens],
+                "down": made if method.streams else made[now.n_accepted :][: letters["tail"]],
+            }
+            framing = {way: framing_bytes(method, letters, now, way, ids[way], residence_ms) for way in ids}
             yield Counted(now, letters, framing)
         elif not method.edge and now.round > 1:
             yield Counted(now, {}, {"up": 0.0, "down": 0.0})
@@ -160,9 +165,7 @@ def _count(
         at += now.n_emitted
 
 
-def _letters(
-    name: str, method: Method, draft: Engine, now: RoundRecord, unseen: int, prefix: list[int]
-) -> dict[str, int]:
+def _letters(name: str, method: Method, now: RoundRecord, unseen: int, drafted: Draft, draft: Engine) -> dict[str, int]:
     vocab_size, rejected = draft.vocab_size, now.n_accepted < now.n_drafted
     rows = {
         letter: rule(vocab_size, codec)
@@ -177,7 +180,7 @@ def _letters(
         "V": vocab_size,
         **rows,
         "tail": _tail(name, method, now),
-        "k": _entries_kept(draft, prefix, method) if name == "cu_hlm" else 0,
+        "k": sum(_entries_kept(row, method) for row in drafted.dists) if name == "cu_hlm" else 0,
         "K": getattr(method, "draws", 0),
         "H": draft.hidden_size,
         "m": now.legs - 1,
@@ -197,7 +200,6 @@ def _read(path: Path, kind: type[T]) -> list[T]:
         return [msgspec.json.decode(line, type=kind) for line in lines]
 
 
-def _entries_kept(draft: Engine, prefix: list[int], method: Method) -> int:
+def _entries_kept(row: Row, method: Any) -> int:
     """k: the fewest entries of the row that was drawn from that leave at most the tolerance to its tail."""
-    row = np.sort(draft.forward([Session(Sampling(), prefix)], [1])[0].row(0))[::-1]
-    return int(np.searchsorted(np.cumsum(row, dtype=np.float64), 1 - method.short.tolerance)) + 1  # type: ignore[attr-defined]
+    return int(np.searchsorted(np.cumsum(np.sort(row)[::-1], dtype=np.float64), 1 - method.short.tolerance)) + 1

@@ -22,7 +22,7 @@ Letters = Mapping[str, int]  # as in formulas.py, and `tail`, the ids of a verdi
 def framing_bytes(
     method: Method, letters: Letters, now: RoundRecord, way: str, known: Sequence[int], residence_ms: float
 ) -> float:
-    """`known` are ids that crossed; those that were turned down are not recorded, and count as the mean id. Negative
+    """`known` are the ids that crossed, as far as they are; draws that were not taken count as the mean id. Negative
     where ids are short, since a formula counts 4 bytes each. A stream's one Up is not a round's."""
     if way == "up":
         bodies = [] if method.streams else list(_ups(method, letters))
