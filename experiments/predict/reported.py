@@ -180,9 +180,10 @@ def _beside(row: Row, run: Run, setting: Setting, paper: Reported, reported: Rep
 def _formula(setting: Setting, paper: Reported) -> tuple[Account, float]:
     """The paper's equations with its own acceptance, its forward times and its rows; and the seconds of them that its
     tables leave out: DSSD's rows down."""
-    if paper.acceptance is None or setting.pace not in profile_names():
+    times_ms = _forward_ms(setting.pace)
+    if paper.acceptance is None or times_ms is None:
         return Account(None, None, None), 0.0
-    draft_ms, target_ms = (load_pace(setting.pace, role).forward_ms for role in ("draft", "target"))
+    draft_ms, target_ms = times_ms
     alpha, gamma = paper.acceptance, setting.draft_length
     per_round = expected_tokens(alpha, gamma)
     rounds = paper.tokens / per_round
@@ -197,3 +198,11 @@ def _formula(setting: Setting, paper: Reported) -> tuple[Account, float]:
         return Account(None, None, None), 0.0
     comm_ms = round_ms - gamma * draft_ms - target_ms
     return Account(rounds, rounds * comm_ms / 1e3, target_ms * per_round / round_ms), rounds * rows_ms / 1e3
+
+
+@lru_cache(maxsize=32)
+def _forward_ms(pace: str) -> tuple[float, float] | None:
+    """Draft's and target's, of a compute profile; None where there is no such profile any more."""
+    if pace not in profile_names():
+        return None
+    return load_pace(pace, "draft").forward_ms, load_pace(pace, "target").forward_ms
