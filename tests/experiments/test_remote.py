@@ -276,6 +276,23 @@ def test_code_that_was_changed_over_there_is_found_out(world, tmp_path):
         world.edge.run("rm", "-rf", source)
 
 
+@pytest.mark.slow
+def test_two_models_of_one_name_are_refused_with_both_hashes_before_either_is_loaded(world, tmp_path):
+    for place, weights in {tmp_path: b"", world.device.folder: b"mine", world.edge.folder: b"yours"}.items():
+        (place / "draft").mkdir()
+        (place / "draft" / "config.json").write_text('{"vocab_size": 32}')
+        (place / "draft" / "model.safetensors").write_bytes(weights)
+        (place / "draft").chmod(0o755)
+    name, there = f"hf:{tmp_path}/draft", {"models": {f"hf:{tmp_path}/draft": "hf:/mnt/draft"}}
+    path = write_config(
+        tmp_path, world, {"device": there, "edge": there}, systems=["colocated_sd"], engine=None,
+        device={"engine": name}, edge={"engine": "toy"},
+    )  # fmt: skip
+    with pytest.raises(RemoteError, match=rf"{name} is \w+ on the device's host and \w+ on the edge's.*Remedy: copy"):
+        run(tmp_path, path)
+    assert not runs_on(world.device) and not runs_on(world.edge)
+
+
 def test_a_check_alone_says_what_both_have_and_leaves_nothing(world, tmp_path):
     path = write_config(tmp_path, world, {"edge": {"interface": "eth9"}})
     done = dssd("remote", "check", path, "--json", cwd=tmp_path)
