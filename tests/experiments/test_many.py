@@ -195,6 +195,18 @@ def test_manifest_and_configuration_of_every_run_are_there(found, page):
     assert page.text.count("slow_start_after_idle") >= RUNS and page.text.count("derived_from") == RUNS
 
 
+def test_which_machine_and_which_day_is_said(sweep, tmp_path):
+    base = base_run(tmp_path / "base", requests=3)
+    for i, (host, day) in enumerate((("left", "2026-01-02"), ("right", "2026-01-05"))):
+        run = behind_link(base, tmp_path / "runs" / f"run{i}", 5, 5)
+        set_manifest(run.path, machine={"host": host, "cpu": "x"}, started=f"{day}T03:04:05")
+    page = Page(render(collect([tmp_path / "runs"]), "two machines"))
+    assert "2 machines (left, right), 2026-01-02 to 2026-01-05" in page.text and "differing in: machine" in page.text
+    rows = page.text.split("Speedup over the edge alone")[0]
+    assert all(rows.count(said) >= len(SYSTEMS) for said in ("left", "right", "2026-01-02", "2026-01-05"))
+    assert {"left x", "right x"} <= set(page.data["axes"]["machine"]["values"]), "and one can filter by it"
+
+
 def test_hostile_text_stays_text(sweep, tmp_path):
     base = base_run(tmp_path / "base", requests=3)
     run = behind_link(base, tmp_path / "run", 5, 5)
