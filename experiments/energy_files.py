@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +23,7 @@ COLUMNS = (
     "windows_below_resolution", "windows_outside", "step_s", "status", "source",
 )  # fmt: skip
 J_PER_KWH = 3.6e6
+FOOTER_ROOM_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ def run_energy(folder: RunFolder) -> Energy:
     baselines = {node: _baseline(folder, node, counted) for node in NODES}
     idle_w = {node: baseline.idle_w for node, baseline in baselines.items()}
     rows = energy_rows(requests, rounds, counted, one_clock, idle_w)
-    nodes = {node: _node(node, counted, rows, baselines[node], folder.energy_sources()) for node in NODES}
+    sources = folder.energy_sources()
+    nodes = {
+        node: {**_node(node, counted, rows, baselines[node], sources), "sampler": _sampler(folder, node)}
+        for node in NODES
+    }
     known = known_requests(requests, counted, [node for node in NODES if any(row["node"] == node for row in rows)])
     systems = []
     for system in folder.spec().systems:
@@ -87,6 +93,30 @@ def _node(
         "source": "+".join(chosen.get("probes", [])),
         "reason": chosen.get("reason", "no samples"),
         "baseline": asdict(baseline),
+    }
+
+
+def _sampler(folder: RunFolder, node: str) -> dict[str, Any] | None:
+    """What the node's sampler itself took: of a core, how late its ticks were, how many it missed. None where its trace
+    has no end: it was killed, or its node was with everything that belonged to it."""
+    trace = folder.path / f"power.{node}.jsonl"
+    if not trace.is_file():
+        return None
+    with trace.open("rb") as file:
+        header = json.loads(file.readline() or b"{}").get("header", {})
+        file.seek(max(0, trace.stat().st_size - FOOTER_ROOM_BYTES))
+        last = (file.read().splitlines() or [b""])[-1]
+    if not last.startswith(b'{"footer"'):
+        return None
+    footer = json.loads(last)["footer"]
+    seconds = (footer["clock"]["monotonic_ns"] - header["clock"]["monotonic_ns"]) / 1e9
+    return {
+        "interval_ms": header["interval_ms"],
+        "cpu_pct": 100 * footer["cpu_s"] / seconds if seconds > 0 else None,
+        "late_ms": footer["late_ms"],
+        "ticks": footer["ticks"],
+        "missed": footer["missed"],
+        "errors": footer["errors"],
     }
 
 

@@ -34,6 +34,11 @@ def energy_lines(energy: Energy) -> list[str]:
             f"{above:.4g} J above {baseline['idle_w']:.3g} W idle ({baseline['source']})")  # fmt: skip
         lines.append(f"{node}: {found['joules']:.4g} J in {found['seconds']:.4g} s, {idle}; "
                      f"{found['status']} by {found['source']}")  # fmt: skip
+    for node, found in energy.block["nodes"].items():
+        if sampler := found["sampler"]:
+            late = sampler["late_ms"].get("median", 0.0)
+            lines.append(f"{node}'s sampler: {sampler['cpu_pct']:.2f} % of a core, {late:.2f} ms late at the median, "
+                         f"{sampler['missed']} of {sampler['ticks'] + sampler['missed']} ticks missed")  # fmt: skip
     if not energy.block["clocks_compared"]:
         lines.append("edge: its clock was not compared with the device's, so its joules have no phases")
     for system in energy.block["systems"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from experiments.energy_table import energy_lines, energy_table
 from experiments.store import RunFolder
 from experiments.summary import summarise_run
 from nodes.probes.energy import counters
+from nodes.probes.sampler_process import SamplerProcess
 
 SYSTEMS = ("device_ar", "edge_ar", "colocated_sd", "dssd", "dssd_lookahead")
 REQUEST = a_request(e2e_ms=200.0)
@@ -156,6 +158,21 @@ def test_watts_at_rest_are_measured_where_the_run_rested(tmp_path):
         assert baseline["source"] == "measured"
         assert [baseline[key] for key in ("idle_w", "before_w", "after_w")] == [pytest.approx(w, rel=1e-6)] * 3
         assert nodes[node]["joules_above_idle"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_the_samplers_took_is_told(tmp_path):
+    folder = toy_run(tmp_path, ["dssd"])
+    assert run_energy(folder).block["nodes"]["edge"]["sampler"] is None, "this trace was written by hand"
+    (tmp_path / "power.edge.jsonl").unlink()
+    with SamplerProcess("edge") as sampler:
+        sampler.start(tmp_path, {"psutil_trace": {}}, 10.0)
+        time.sleep(0.5)
+        footer = sampler.stop()
+    energy = run_energy(folder)
+    found = energy.block["nodes"]["edge"]["sampler"]
+    assert found["ticks"] == footer["ticks"] and found["interval_ms"] == 10.0
+    assert 0 < found["cpu_pct"] < 100 and found["late_ms"]["max"] >= found["late_ms"]["median"]
+    assert any("edge's sampler: " in line and "% of a core" in line for line in energy_lines(energy))
 
 
 def test_files(folder):
