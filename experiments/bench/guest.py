@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import join
 
-from netem.initramfs import BATCHES, DONE, READY, guest_version
+from netem.initramfs import BATCHES, DONE, READY, guest_version, inputs
 from netem.uml import UmlRouter, guest_command
 
 PROJECT = Path(__file__).parents[2]
@@ -22,7 +22,8 @@ MODULES = (
 
 
 def run_in_guest(argv: Sequence[str]) -> str:
-    """Run it there to its end; what it said."""
+    """Run it there to its end; what it said. Raises BackendError where there is no user-mode Linux."""
+    inputs()
     with tempfile.TemporaryDirectory(prefix="dssd-guest-") as folder:
         arguments = [*_boots_from(Path(folder), join(argv)), "con=null", "con0=null,fd:1"]
         guest = guest_command([*arguments, f"uml_dir={folder}", "umid=bench"])

@@ -1,5 +1,5 @@
-"""Is a link what was declared, on every backend; does a killed owner leave anything behind; does a round last what its
-parts add up to?
+"""Does a round last what its parts add up to; does a trace play in time; is a link what was declared, on every backend;
+does a killed owner leave anything behind?
 
 A round's time is predicted from what was declared alone, before anything is measured: the pace of the two models, the
 link's round trip and rate, and the bytes. Once a connection is warm nothing else counts; its very first message also
@@ -18,6 +18,7 @@ import msgspec
 
 from experiments.bench.declared import BACKENDS, measure_declared
 from experiments.bench.kills import measure_kills
+from experiments.bench.link_trace import measure_traces
 from experiments.bench.predict import INITIAL_WINDOW, Wire
 from experiments.bench.records import record
 from experiments.launch import Outcome, run_nodes
@@ -35,8 +36,9 @@ WIRE = Wire(RTT_MS, RATE_MBPS)
 
 def measure() -> list[dict[str, Any]]:
     """Everything but what this machine cannot build, which is told in its place."""
-    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {"rounds": measure_rounds, "killed owners": measure_kills}
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {"rounds": measure_rounds, "traces": measure_traces}
     parts |= {f"declared on {backend}": partial(measure_declared, backend) for backend in BACKENDS}
+    parts["killed owners"] = measure_kills
     records = []
     for name, part in parts.items():
         try:
