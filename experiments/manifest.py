@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from experiments.power_state import power_state, text
 from nodes.probes.sampler import clock_pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,8 +110,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": memory.total,
         "memory_available_bytes": memory.available,
         "load_1min": os.getloadavg()[0],  # somebody else's work, before ours begins
-        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "turbo_off": _text("/sys/devices/system/cpu/intel_pstate/no_turbo"),
+        **power_state(),
         "kernel": platform.release(),
         "os": _os_name(),
         "boot_id": _text("/proc/sys/kernel/random/boot_id"),
@@ -178,7 +178,4 @@ def _os_name() -> str:
 
 
 def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return text(Path(path))
