@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from experiments.power_state import power_state, text
+from experiments.store import FOLDER_FORMAT
 from nodes.probes.sampler import clock_pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,7 @@ TCP_SYSCTLS = (
 def start_manifest(config: Mapping[str, Any], run_id: str) -> dict[str, Any]:
     """What is known before anything runs. `config` is the resolved configuration."""
     return {
+        "format": FOLDER_FORMAT,
         "name": config["name"],
         "run_id": run_id,
         "started": _now(),

@@ -31,6 +31,12 @@ from nodes.runspec import RunSpec, read_runspec
 from nodes.tcp_trace import TcpSample
 
 Record = TypeVar("Record", RoundRecord, RequestRecord, TcpSample)
+FOLDER_FORMAT = 1  # of a run's folder, in its manifest: raised whenever what another version wrote would be misread
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+MAKES_AGAIN = {  # what is derived may be missing
+    "quality.json": "remove it, `dssd quality RUN` makes it again",
+    "summary.json": "remove it, `dssd report RUN` makes it again",
+}
 
 
 class StoreError(RuntimeError):
@@ -64,9 +70,12 @@ class RunFolder:
         """The resolved configuration."""
         path = self.path / "config.yaml"
         try:
-            return yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+            config = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} is not YAML ({str(error).splitlines()[0]}): restore it") from None
+        if not isinstance(config, dict):
+            raise StoreError(f"{path} is not a configuration, a mapping of keys: restore it")
+        return config
 
     def spec(self) -> RunSpec:
         """What the nodes were told."""
@@ -79,6 +88,19 @@ class RunFolder:
             raise self._other_version(path, str(error)) from None
         except msgspec.DecodeError as error:
             raise StoreError(f"{path} is not JSON ({error}): restore it") from None
+
+    def require_own_format(self) -> None:
+        """Raises StoreError for a folder that a version of this program wrote whose files are to be read otherwise."""
+        manifest = self.manifest() if (self.path / "manifest.json").is_file() else {}
+        found = manifest.get("format", FOLDER_FORMAT)  # before there were formats, it was the first
+        if found != FOLDER_FORMAT:
+            what = f"its manifest says format {found}, this program reads {FOLDER_FORMAT}"
+            raise self._other_version(self.path, what)
+
+    def cut_short(self) -> list[str]:
+        """Names of what was being recorded that end within a line, as a kill leaves them."""
+        recorded = (path for path in sorted(self.path.glob("*.jsonl")) if path.name != "power.jsonl")
+        return [path.name for path in recorded if not _ends_with_a_line(path)]
 
     def manifest(self) -> dict[str, Any]:
         return self._json("manifest.json")
@@ -139,7 +161,10 @@ class RunFolder:
     def energy_sources(self) -> dict[str, dict[str, Any]]:
         """By node: the probes whose joules count, their status, and why these."""
         headers = (_trace_header(trace) for trace in self.traces())
-        return {header["node"]: header["energy_source"] for header in headers if header}
+        try:
+            return {header["node"]: header["energy_source"] for header in headers if header}
+        except KeyError as error:
+            raise self._other_version(self.path / "power.*.jsonl", f"no {error} in a trace's header") from None
 
     def trace_header(self, node: str) -> dict[str, Any]:
         """Of a node's trace: its probes, its clock beside the wall's; empty where there is none."""
@@ -153,7 +178,17 @@ class RunFolder:
         _replace(self.path / "manifest.json", json.dumps(manifest, indent=1, default=str) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Raises ValueError for a number that is not finite: JSON has none such."""
+        """Raises ValueError for a number that is not finite: JSON has none such; StoreError where a newer version of
+        this program has summed up."""
+        try:
+            before = self.summary().get("format", 0)
+        except StoreError:  # one that is missing, or damaged
+            before = 0
+        if before > summary.get("format", 0):
+            raise StoreError(
+                f"{self.path / 'summary.json'} was made by a newer version of this program: use that one, or remove "
+                "the file, and it is made again as far as this version knows"
+            )
         _replace(self.path / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
     def write_quality(self, quality: dict[str, Any]) -> None:
@@ -205,20 +240,25 @@ class RunFolder:
         return Read(records, damaged)
 
     def _other_version(self, path: Path, what: str) -> StoreError:
-        git = self.manifest().get("software", {}).get("git", {}) if (self.path / "manifest.json").is_file() else {}
+        git = (self.manifest().get("software") or {}).get("git", {}) if (self.path / "manifest.json").is_file() else {}
         commit = f"commit {git['commit'][:12]}" if git.get("commit") else "a commit its manifest does not name"
         return StoreError(
-            f"{path}: {what}: written by another version of this program ({commit}), "
-            "and read as it is by that one only; the records are untouched"
+            f"{path}: {what}: written by another version of this program ({commit}), and read as it is by that one "
+            f"only; the records are untouched. Remedy: `git worktree add ../then {git.get('commit', 'COMMIT')[:12]}`, "
+            "and there `make setup` and its `dssd`"
         )
 
     def _json(self, name: str) -> dict[str, Any]:
+        remedy = MAKES_AGAIN.get(name, "restore it")
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
         except OSError:
             raise StoreError(f"{self.path} has no {name}: the run did not get that far") from None
         except ValueError as error:
-            raise StoreError(f"{self.path / name} is not JSON ({error}): restore it") from None
+            raise StoreError(f"{self.path / name} is not JSON ({error}): {remedy}") from None
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.path / name} is not what a run leaves there: {remedy}")
+        return found
 
 
 def create_run(root: Path, config: dict[str, Any], config_id: str) -> RunFolder:
@@ -245,8 +285,10 @@ def find_run(path: Path) -> RunFolder:
     """The run at `path`, or the latest of the experiment whose folder it is. Raises StoreError."""
     path = Path(path)
     if not (path / "config.yaml").is_file() and (path / "latest" / "config.yaml").is_file():
-        return RunFolder((path / "latest").resolve())
-    return RunFolder(path)
+        path = (path / "latest").resolve()
+    run = RunFolder(path)
+    run.require_own_format()
+    return run
 
 
 def _first_free(parent: Path, stem: str) -> Path:
@@ -285,6 +327,22 @@ def _to_parquet(path: Path) -> Path:
     with replacing(target) as temporary:
         pyarrow.parquet.write_table(table, temporary)
     return target
+
+
+def damage(run: RunFolder) -> list[str]:
+    """A line for each file that a kill cut short."""
+    return [
+        f"{run.path / name}: ends within a line, as a kill leaves it. That line is left out, all before it counts, the "
+        "file is left as it is; nothing needs mending"
+        for name in run.cut_short()
+    ]
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read(1) in (b"", b"\n")
 
 
 def _trace_header(path: Path) -> dict[str, Any]:

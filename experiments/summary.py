@@ -38,6 +38,8 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
     for file, read in (("rounds.jsonl", rounds), ("requests.jsonl", requests)):
         if read.damaged:
             events.append({"event": "damaged_lines", "file": file, "lines": read.damaged})
+    ends = [name for name in run.cut_short() if name not in ("rounds.jsonl", "requests.jsonl")]
+    events += [{"event": "damaged_lines", "file": name, "lines": 1} for name in ends]
     clock = describe_clock(run.path, [t_ns for r in requests.records for t_ns in (r.start_ns, r.end_ns)])
     summary = summarise(
         spec.name,

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from experiments.store import RunFolder
 
 OWN_NAMESPACES = "DSSD_ENTER_OWN_NAMESPACES"  # set for the process that `take_rights_for` starts
 WIDTH_IN_FILES = 200  # of a table that nobody's terminal limits
@@ -78,6 +81,14 @@ def take_rights_for(link: Any) -> None:
     if needs_own_namespaces(link):
         again = [sys.executable, "-m", "experiments.cli", *sys.argv[1:]]
         os.execve(sys.executable, again, {**os.environ, OWN_NAMESPACES: "1"})
+
+
+def tell_damage(run: RunFolder) -> None:
+    """What a kill left of its files, where it left less than whole lines."""
+    from experiments.store import damage
+
+    for line in damage(run):
+        note(line)
 
 
 def note(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from experiments.cli.answers import Json, answer, note, plain_errors, table
+from experiments.cli.answers import Json, answer, note, plain_errors, table, tell_damage
 from experiments.cli.results import Folders
 
 app = typer.Typer(help="Runs for other programs: Parquet, aiperf's JSONL, MLflow.", no_args_is_help=True)
@@ -62,10 +62,13 @@ def mlflow(
     with plain_errors():
         from experiments.collection import collect
         from experiments.exports.tracking import write_mlflow
+        from experiments.store import RunFolder
 
         found = collect(folders)
         rows = write_mlflow(found, uri, experiment, force)
         _tell([f"left out: {line}" for line in found.left_out])
+        for run in found.runs:
+            tell_damage(RunFolder(run.path))
         answer(rows, json, lambda rows: table(rows, ["run", "system", "mlflow_run"]))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from experiments.cli.answers import Json, note, plain_errors, print_json, table
+from experiments.cli.answers import Json, note, plain_errors, print_json, table, tell_damage
 
 app = typer.Typer()
 Folders = Annotated[
@@ -29,7 +29,7 @@ def report(
     with plain_errors():
         from experiments.collection import collect
         from experiments.report.many import write_many_report
-        from experiments.store import StoreError
+        from experiments.store import RunFolder, StoreError
 
         if len(folders) == 1 and out is None and (folders[0] / "config.yaml").is_file():
             _one(folders[0], json)
@@ -41,6 +41,8 @@ def report(
         write_many_report(found, path)
         for line in found.left_out:
             note(f"left out: {line}")
+        for run in found.runs:
+            tell_damage(RunFolder(run.path))
         rows = [_figures(found.runs[row.run].label, row) for row in found.rows]
         note(f"{len(found.runs)} runs, {len(rows)} rows, differing in: {', '.join(found.all_axes) or 'nothing'}")
         note(f"\nreport: {path}")

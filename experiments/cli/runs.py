@@ -20,6 +20,7 @@ from experiments.cli.answers import (
     print_json,
     table,
     take_rights_for,
+    tell_damage,
 )
 from experiments.cli.sweep import run_whole_sweep
 
@@ -78,6 +79,7 @@ def quality(
         from experiments.store import find_run
 
         found = find_run(folder)
+        tell_damage(found)
         scores = measure_quality(found, seconds)
         sum_up(found)
         note(f"{scores['scored']} of {scores['requests']} answers scored by {scores['target']}")
@@ -98,7 +100,9 @@ def energy(
         from experiments.store import find_run
 
         check_by(by)
-        found = run_energy(find_run(folder))
+        run = find_run(folder)
+        tell_damage(run)
+        found = run_energy(run)
         rows = energy_table(found, by)
         if json:
             print_json({**found.block, "rows": rows})

@@ -10,7 +10,7 @@ Metrics with aiperf's names mean what they mean there: `inter_token_latency` is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,17 @@ def write_aiperf(found: Collection, out: Path, force: bool, told: list[str]) -> 
     """Returns the requests in each file. Raises StoreError."""
     lines: dict[Path, list[str]] = {}
     for one in recorded(found, told):
-        wall_ns = _wall_minus_monotonic_ns(one)
+        try:
+            wall_ns = _wall_minus_monotonic_ns(one)
+        except StoreError as error:
+            told.append(f"left out: {error}")
+            continue
         for request in one.requests:
             mine = lines.setdefault(out / one.run.label / request.system / FILE, [])
             record = _record(len(mine), one, request, one.rounds[request.request_id], wall_ns)
             mine.append(json.dumps(record) + "\n")
+    if not lines:
+        raise StoreError("\n  ".join(["none of these runs can be exported:", *told]))
     with files_for(list(lines), force) as temporary:
         for path, content in zip(temporary, lines.values()):
             path.write_text("".join(content), encoding="utf-8")
@@ -95,10 +101,8 @@ def _metrics(request: RequestRecord, rounds: list[RoundRecord]) -> Iterable[tupl
 
 def _wall_minus_monotonic_ns(one: Recorded) -> int:
     """Of the device's machine: by its sampler's header, or, on one machine, by the manifest."""
-    header = one.folder.trace_header("device")
-    clock: Mapping[str, Any] = header.get("clock") or (one.run.manifest.get("clock") or {})
-    if not header and one.run.manifest.get("hosts"):
-        clock = {}
-    if not {"wall_ns", "monotonic_ns"} <= clock.keys():
-        raise StoreError(f"{one.run.path}: what the device's clock was beside the wall's was not recorded")
-    return int(clock["wall_ns"]) - int(clock["monotonic_ns"])
+    here = {} if one.run.manifest.get("hosts") else one.run.manifest.get("clock") or {}
+    for clock in (one.folder.trace_header("device").get("clock") or {}, here):
+        if {"wall_ns", "monotonic_ns"} <= clock.keys():
+            return int(clock["wall_ns"]) - int(clock["monotonic_ns"])
+    raise StoreError(f"{one.run.path}: what the device's clock was beside the wall's was not recorded")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from experiments.collection import Collection, Run
-from experiments.store import RunFolder, StoreError
+from experiments.store import RunFolder, StoreError, damage
 from nodes.records import Maker, RequestRecord, RoundRecord, makers
 
 
@@ -33,11 +33,7 @@ def recorded(found: Collection, told: list[str]) -> Iterator[Recorded]:
         except StoreError as error:
             told.append(f"left out: {error}")
             continue
-        if one.damaged_lines:
-            told.append(
-                f"{run.path}: {one.damaged_lines} line(s) of its records are cut short, as a kill leaves them: "
-                "left out here, untouched there"
-            )
+        told += damage(one.folder)
         read += 1
         yield one
     if not read:

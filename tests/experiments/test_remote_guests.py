@@ -110,11 +110,18 @@ def as_before(guests) -> Iterator[None]:
     edge.wait_for_state(before[1])
 
 
-def run(guests, folder: Path, progress=lambda stage, fields: None, **keys) -> tuple[RunFolder, Outcome]:
+def run(
+    guests, folder: Path, progress=lambda stage, fields: None, at_device: dict | None = None,
+    at_edge: dict | None = None, **keys,
+) -> tuple[RunFolder, Outcome]:  # fmt: skip
+    """`at_device`, `at_edge`: changes to the inventory."""
     device, edge, secrets = guests
     common = {"port": PORT, "user": "root", "identity": str(secrets / "login"), "interface": Guest.INTERFACE,
               "ssh_config": str(secrets / "ssh_config"), "workdir": "/run/dssd-work", "python": python()}  # fmt: skip
-    hosts = {"device": {"address": device.ADDRESS, **common}, "edge": {"address": edge.ADDRESS, **common}}
+    hosts = {
+        "device": {"address": device.ADDRESS, **common, **(at_device or {})},
+        "edge": {"address": edge.ADDRESS, **common, **(at_edge or {})},
+    }
     path = folder / "mine.yaml"
     content = {"engine": "toy", "systems": ["dssd"], "workload": {"prompts": ["t1 t2"]}, "hosts": hosts, **keys}
     path.write_text(yaml.safe_dump(content))
@@ -152,11 +159,99 @@ def test_a_link_that_is_off_is_refused_and_taken_off(guests, as_before, tmp_path
     assert RunFolder(tmp_path / "results" / "mine" / "latest").link()["observed"]["rtt_ms"]["median"] >= 40
 
 
-def test_a_connection_that_breaks_leaves_nothing_shaped(guests, as_before, tmp_path):
-    def stop(stage, fields):
-        if stage == "request":
-            cut("device"), cut("edge")
+# What may happen to them while the link is shaped ---------------------------------------------------------------------
 
+MANY = {"link": LINK, "workload": {"prompts": ["t1"], "requests": 30}, "pace": {"forward_ms": 5.0}, "warmup": 0}
+
+
+def once(action):
+    """A progress callback that does this when the first request is done."""
+    done = []
+
+    def progress(stage, fields):
+        if stage == "request" and not done:
+            done.append(True)
+            action()
+
+    return progress
+
+
+def latest(folder: Path) -> RunFolder:
+    return RunFolder((folder / "results" / "mine" / "latest").resolve())
+
+
+def test_a_connection_that_breaks_leaves_nothing_shaped(guests, as_before, tmp_path):
     with pytest.raises((RunError, RemoteError), match="connection was lost"):
-        run(guests, tmp_path, stop, link=LINK, workload={"prompts": ["t1"], "requests": 30}, pace={"forward_ms": 5.0})
-    assert RunFolder((tmp_path / "results" / "mine" / "latest").resolve()).requests().records
+        run(guests, tmp_path, once(lambda: (cut("device"), cut("edge"))), **MANY)
+    assert latest(tmp_path).requests().records
+
+
+@pytest.mark.parametrize("role", ["device", "edge"])
+def test_a_node_that_is_killed_leaves_its_records_and_nothing_shaped(guests, as_before, tmp_path, role):
+    victim = guests[0] if role == "device" else guests[1]
+    kill = "for pid in $(pgrep -f nodes.process); do kill -KILL $pid; done; true"
+    with pytest.raises(RunError, match=rf"{role} .* code"):
+        run(guests, tmp_path, once(lambda: victim.run(kill)), edge={"restarts": 0}, **MANY)
+    assert latest(tmp_path).requests().records and latest(tmp_path).traces()
+    for guest in guests[:2]:
+        assert not guest.run("ls /run/dssd-work/runs").strip()
+
+
+def test_an_interrupt_leaves_nothing_shaped(guests, as_before, tmp_path):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        run(guests, tmp_path, once(interrupt), **MANY)
+    assert latest(tmp_path).requests().records
+
+
+def test_a_disk_that_fills_up_ends_the_run_by_name_and_one_that_is_full_refuses_it(guests, as_before, tmp_path):
+    device = guests[0]
+    device.run("mkdir -p /run/small && mount -t tmpfs -o size=200m small /run/small")
+    fill = "cat /dev/zero >/run/small/filler 2>/dev/null; true"
+    try:
+        with pytest.raises((RunError, RemoteError), match="no room left"):
+            run(guests, tmp_path, once(lambda: device.run(fill)), at_device={"workdir": "/run/small"}, **MANY)
+        assert latest(tmp_path).requests().records
+        with pytest.raises(RemoteError, match=r"(?s)(No space left|MB wanted).*remedy: make room there"):
+            run(guests, tmp_path, at_device={"workdir": "/run/small"}, link=LINK)
+    finally:
+        device.run("umount /run/small")
+
+
+def test_a_wall_clock_hours_off_is_told_and_changes_nothing(guests, as_before, tmp_path):
+    edge = guests[1]
+    edge.run("date -s @$(($(date +%s) + 18000)) >/dev/null")
+    try:
+        made, outcome = run(guests, tmp_path, link=LINK)
+    finally:
+        edge.run("date -s @$(($(date +%s) - 18000)) >/dev/null")
+    told = {
+        role: check for role in outcome.hosts for check in outcome.hosts[role]["checks"] if check["name"] == "clock"
+    }
+    assert told["edge"]["ok"] is None and "+1800" in told["edge"]["detail"] and "set-ntp" in told["edge"]["remedy"]
+    assert told["device"]["ok"] is True
+    error_ns = made.node("device")["clock"]["offset"]["error_ns"]
+    for record in made.rounds().records:
+        if record.edge_arrived_ns:
+            assert record.start_ns - error_ns <= record.edge_arrived_ns <= record.end_ns + error_ns
+
+
+REFUSED = {
+    "a wrong key": ({"identity": "{keys}/host_key"}, ["Permission denied", "check user and identity"]),
+    "an unknown interface": ({"interface": "eth9"}, ["there is no eth9", "vec0", "name one in the inventory"]),
+    "no rights": ({"user": "nobody"}, ["Permission denied"]),
+    "nobody there": ({"address": "10.55.0.99"}, ["10.55.0.99", "is the machine on"]),
+    "no Python": ({"python": "/nowhere/python3"}, ["/nowhere/python3", "name a python"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_work_shapes_neither_machine(guests, as_before, tmp_path, what):
+    changes, told = REFUSED[what]
+    changes = {key: value.format(keys=guests[2]) for key, value in changes.items()}
+    with pytest.raises(RemoteError) as refusal:
+        run(guests, tmp_path, at_edge=changes, link=LINK)
+    for words in told:
+        assert words in str(refusal.value), refusal.value
