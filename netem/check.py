@@ -38,7 +38,7 @@ from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
 
 __all__ = ["Endpoint", "Ends", "LinkReport", "check_link"]
 
-RTT_PHASE_S, JITTER_PHASE_S, LOSS_PHASE_S, RATE_PHASE_S = 0.7, 2.0, 1.0, 0.4
+RTT_PHASE_S, JITTER_PHASE_S, LOSS_PHASE_S, RATE_PHASE_S = 0.7, 3.0, 1.0, 0.4
 BOTH_AT_ONCE_MBPS = 100.0  # beyond, two senders, two receivers and the router would compete for the processor
 MOST_PROBES_PER_S = 5000  # what a Python process sends and a user-mode Linux router forwards without strain
 FEWEST_LOSS_PROBES, FEWEST_WANTED = 200, 1000

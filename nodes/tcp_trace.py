@@ -40,6 +40,7 @@ class TcpSample(Struct):
     retransmits: int
     bytes_acked: int  # sent by this end and acknowledged
     bytes_received: int
+    congestion: str = ""  # the algorithm in force
 
 
 class TcpTrace:
@@ -102,6 +103,7 @@ class TcpTrace:
             retransmits=info.retransmits_total,
             bytes_acked=info.bytes_acked,
             bytes_received=info.bytes_received,
+            congestion=info.congestion,
         )
 
     def _flush(self) -> None:

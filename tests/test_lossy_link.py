@@ -65,4 +65,5 @@ def test_greedy_over_a_lossy_link_is_generate(shaped_link, tmp_path):
         (system, node) for system in systems for node in ("device", "edge")
     }
     assert min(sample.rtt_us for sample in connections) > 0.9e3 * LINK["rtt_ms"]
+    assert {sample.congestion for sample in connections} == {outcome.link["tcp"]["device"]["congestion"]}
     assert max(sample.retransmits for sample in connections) > 0

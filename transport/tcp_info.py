@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 
 TCP_INFO_BYTES = 136  # up to tcpi_bytes_received; longer answers are cut, shorter ones refused
+NAME_BYTES = 16  # of a congestion control
 FIELDS = struct.Struct("=8B24I4Q")
 
 
@@ -27,6 +28,7 @@ class TcpInfo:
     retransmits_total: int
     bytes_acked: int
     bytes_received: int
+    congestion: str  # the algorithm in force
 
 
 def sample(fd: int) -> TcpInfo | None:
@@ -43,6 +45,7 @@ def sample(fd: int) -> TcpInfo | None:
         local, remote = borrowed.getsockname(), borrowed.getpeername()
         raw = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         values = FIELDS.unpack(raw)
+        congestion = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, NAME_BYTES)
     except (OSError, struct.error):
         return None
     finally:
@@ -62,4 +65,5 @@ def sample(fd: int) -> TcpInfo | None:
         retransmits_total=ints[23],
         bytes_acked=values[34],
         bytes_received=values[35],
+        congestion=congestion.rstrip(b"\0").decode(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,8 @@ def test_every_byte_sent_is_in_the_trace_and_an_idle_connection_is_not_written_a
     assert len(lines) > 3 and all(line["t_ns"] < idle_ns for line in lines)
     assert {line["system"] for line in lines} == {"mine"}
     assert lines[-1]["local_port"] == client.getsockname()[1] and lines[-1]["cwnd_segments"] > 0
+    [in_force] = {line["congestion"] for line in lines}
+    assert in_force == Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 def test_what_could_not_be_written_is_said_and_does_not_end_the_run(tmp_path, ends):
