@@ -248,7 +248,7 @@ function predicted() {
 }
 
 const PLOTS = {
-  heat, curves, energy, predicted,
+  heat, curves, energy, predicted, ...ROUND_PLOTS,
   ...Object.fromEntries(Object.entries(page.quality).map(([name, ends]) => [name, () => quality(ends)])),
 };
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -16,8 +16,9 @@ from experiments.report.many import tables
 from experiments.report.many.reported import reported
 from experiments.report.many.winners import conditions
 from experiments.report.page import NO_PLOTLY, part, plotly
-from experiments.report.palette import css
+from experiments.report.palette import PARTS, css
 from experiments.report.plot import Style
+from experiments.report.rounds import parts_of
 from experiments.report.sections import filter_boxes
 from experiments.store import replacing
 
@@ -91,6 +92,7 @@ def render(collection: Collection, title: str) -> str:
             f'<p class="note">{WINNERS}</p>',
             tables.winners(found), tables.distances(found),
         ]),
+        html.section("Rounds, drafts, bytes, latency", [_rounds(collection)]),
         html.section("Quality against calls of the target", [_quality()]),
         html.section("Energy against delay", [_figure("energy", "Every system of every run", ENERGY)]),
         html.section("Predicted against measured", [
@@ -124,7 +126,7 @@ def render(collection: Collection, title: str) -> str:
         main="\n".join(body),
         data=data,
         plotly=script,
-        script=part("shared.js") + part("many.js"),
+        script=part("shared.js") + part("many_rounds.js") + part("many.js"),
     )
 
 
@@ -149,6 +151,16 @@ PREDICTION = (
     "Circles measured, dashed lines and diamonds the formula with the run's own parts; below, how far the measurement "
     "is from it. Each request's first round is left out."
 )
+ROUNDS = {  # plot: title, caption
+    "anatomy": ("Time per round", "Means over the runs shown; the parts add up to the round."),
+    "positions": ("Acceptance by position", "How often the i-th drafted token was kept, of the rounds that had one."),
+    "lengths": (
+        "Acceptance by draft length",
+        "Tokens kept by how many were drafted; the one that follows not counted.",
+    ),
+    "bytes": ("Bytes per token", "Counted three ways; geometric means over the runs shown."),
+    "latency": ("Latency", "Percentiles of each run, as geometric means over the runs shown."),
+}
 QUALITY = {  # plot: title, horizontal, vertical
     "quality-calls": ("Likelihood against calls", "target_calls_per_token", "target_logprob_per_token"),
     "quality-time": ("Likelihood against time", "ms_per_token", "target_logprob_per_token"),
@@ -179,6 +191,7 @@ def page_data(collection: Collection, systems: Sequence[Mapping[str, Any]]) -> d
             }
             for f in systems
         },
+        "parts": {part: PARTS[part][0] for part in _parts(collection)},
         "runs": [run.label for run in collection.runs],
         "axes": {key: {"values": values, "texts": [value_text(v) for v in values]} for key, values in axes.items()},
         "run_axes": list(collection.axes),
@@ -190,6 +203,9 @@ def page_data(collection: Collection, systems: Sequence[Mapping[str, Any]]) -> d
             "kind": [row.kind for row in rows],
             "energy_status": [row.figures["energy_status"] for row in rows],
             "critical": [_critical_ms(row) for row in rows],
+            "parts": [_rounded(row.figures["parts_ms"]) for row in rows],
+            "positions": [list(_positions(row)) for row in rows],
+            "lengths": [_lengths(row) for row in rows],
             "axes": {
                 key: [at[key].get(links[row.run] if key == LINK else row.axes.get(key), -1) for row in rows]
                 for key in axes
@@ -254,7 +270,9 @@ def _axis_filter(collection: Collection) -> str:
     )
 
 
-def _figure(name: str, title: str, caption: str, selects: Sequence[str] = (), wide: bool = True) -> str:
+def _figure(
+    name: str, title: str, caption: str, selects: Sequence[str] = (), wide: bool = True, legend: str = ""
+) -> str:
     """A plot's place; its selects are filled by the script."""
     picks = "".join(
         f'<label>{escape(what)} <select id="{name}-{what}" aria-label="{escape(f"{title}: {what}")}"></select></label>'
@@ -262,7 +280,7 @@ def _figure(name: str, title: str, caption: str, selects: Sequence[str] = (), wi
     )
     controls = f'<div class="pick">{picks}</div>' if picks else ""
     return (
-        f'<figure{" class=wide" if wide else ""} id="figure-{name}"><h3>{escape(title)}</h3>{controls}'
+        f'<figure{" class=wide" if wide else ""} id="figure-{name}"><h3>{escape(title)}</h3>{controls}{legend}'
         f'<div id="plot-{name}" role="img" aria-label="{escape(title)}"></div>'
         f'<p class="absent" id="absent-{name}" hidden></p><figcaption>{escape(caption)}</figcaption></figure>'
     )
@@ -271,6 +289,35 @@ def _figure(name: str, title: str, caption: str, selects: Sequence[str] = (), wi
 def _days(days: Sequence[str]) -> str:
     """`2026-01-02`, `2026-01-02 to 2026-01-05`."""
     return " to ".join(dict.fromkeys((days[0], days[-1])))
+
+
+def _parts(collection: Collection) -> list[str]:
+    return parts_of([row.figures for row in collection.rows])
+
+
+def _positions(row: Row) -> Iterator[list[float]]:
+    """[position in the draft, share kept]"""
+    for i, share in enumerate(row.figures["acceptance_by_position"]):
+        if share is not None:
+            yield [i + 1, share]
+
+
+def _lengths(row: Row) -> list[list[float]]:
+    """[tokens drafted, mean number kept]"""
+    return [[one["drafted"], one["accepted"]] for one in row.figures["acceptance_by_length"]]
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {key: float(f"{value:.5g}") for key, value in figures.items()}
+
+
+def _rounds(collection: Collection) -> str:
+    legends = {"anatomy": html.legend(_parts(collection))}
+    figures = "".join(
+        _figure(name, title, caption, wide=False, legend=legends.get(name, ""))
+        for name, (title, caption) in ROUNDS.items()
+    )
+    return f'<div class="plots">{figures}</div>'
 
 
 def _beside_papers(collection: Collection) -> list[str]:
