@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.baselines import absent_baselines
 from experiments.clocks import describe_clock
 from experiments.intervals import apart, beside, comparisons, intervals
 from experiments.joules import Joules, energy_of
@@ -26,7 +27,7 @@ from nodes.policies.route import make_route
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
-FORMAT = 4  # of summary.json: raised whenever a figure is added or means something else
+FORMAT = 5  # of summary.json: raised whenever a figure is added or means something else
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
 
@@ -108,6 +109,7 @@ def summarise(
         "requests": len(counted),
         "systems": records,
         "comparisons": pairs,
+        "absent_baselines": absent_baselines(systems),
         "outlier_rule": OUTLIER_RULE,
         "events": [dict(event) for event in events],
     }

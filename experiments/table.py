@@ -91,6 +91,8 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
     if not all(figures["exact"] for figures in systems):
         inexact = ", ".join(figures["system"] for figures in systems if not figures["exact"])
         lines.append(f"not exact, so not the large model's output: {inexact}")
+    if len(systems) > 1 and summary["absent_baselines"]:
+        lines.append(f"baselines that are not among them: {', '.join(summary['absent_baselines'])}")
     if any(_streamed(figures) for figures in systems):
         lines.append(f"{STREAMED} streamed: the device asks once, and hears of every round as it is done")
     for figures in systems:
