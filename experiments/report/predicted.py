@@ -10,7 +10,8 @@ from experiments.report.plot import Cell, Figures, Plot, Style, Table, titled
 HEADINGS = (
     "system", "γ", "α", "T_SLM ms", "T_LLM ms", "D_up B", "D_down B", "formula", "round ms, formula", "measured",
     "residual %", "with TCP's windows ms", "tokens a round, formula", "measured ", "ms/token, formula", "measured  ",
-    "residual  %", "critical RTT beside edge_ar ms", "beside colocated_sd ms",
+    "residual  %", "speedup over edge_ar, formula", "measured   ", "SD walltime factor",
+    "critical RTT beside edge_ar ms", "beside colocated_sd ms",
 )  # fmt: skip
 CRITICAL = (
     "A critical round trip is where the formulas see both equally fast; below zero there is none, and one link's bytes "
@@ -60,5 +61,6 @@ def _row(f: Figures) -> list[Cell]:
         *(found.get(key) for key in ("round_ms", "round_ms_measured", "round_residual_pct", "round_ms_with_tcp")),
         *(found.get(key) for key in ("tokens_per_round", "tokens_per_round_measured")),
         *(found.get(key) for key in ("ms_per_token", "ms_per_token_measured", "residual_pct")),
+        *(found.get("speedup_over_edge_ar"), f.get("speedup_over_edge_ar"), found.get("sd_walltime_factor")),
         *(critical.get(rival) for rival in ("edge_ar", "colocated_sd")),
     ]

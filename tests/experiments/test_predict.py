@@ -15,6 +15,8 @@ from experiments.predict.formulas import (
     sd_walltime_factor,
     transfer_ms,
 )
+from experiments.report.plot import Style
+from experiments.report.predicted import predicted
 from nodes.composition import load_system
 
 OPT_ROW_BYTES = 2 * 50_272  # 16 bits a probability
@@ -100,6 +102,23 @@ def test_the_first_round_of_a_request_is_left_out_since_it_carries_the_prompt():
     assert figures["measured_parts"]["target_ms"] == 40
     one = summary_of(rounds[:1], [a_request()], link=LINK)["systems"][0]
     assert one["measured_parts"] is None and "second round" in one["predicted"]["why_not"]
+
+
+def test_the_walltime_factor_of_a_run_stands_beside_its_speedup():
+    """Both models in one place: the formula's speedup over the target alone is theorem 3.8 with the run's own parts."""
+    alone = rounds_of("edge_ar", "edge_ar/p/0", 3, drafted=0, accepted=0, draft_ms=0.0, n_emitted=1)
+    both = rounds_of("colocated_sd", "colocated_sd/p/0", 3, draft_ms=0.0, n_emitted=3, sent_ns=0)
+    requests = [a_request(request=f"{name}/p/0", system=name) for name in ("dssd", "edge_ar", "colocated_sd")]
+    systems = (DSSD, EDGE_AR, load_system("colocated_sd"))
+    summary = summary_of([*rounds_of("dssd", "dssd/p/0", 3), *alone, *both], requests, systems, link=LINK)
+    figures = summary["systems"][2]
+    factor = sd_walltime_factor(2 / 3, 4, 5 / 40)
+    assert figures["predicted"]["sd_walltime_factor"] == pytest.approx(factor, rel=1e-5)
+    assert figures["predicted"]["speedup_over_edge_ar"] == pytest.approx(factor, rel=1e-5)
+    table = predicted(summary["systems"], Style(summary["systems"])).table
+    row = dict(zip(table.headings, table.rows[2], strict=True))
+    assert row["SD walltime factor"] == figures["predicted"]["sd_walltime_factor"]
+    assert row["measured   "] == figures["speedup_over_edge_ar"]
 
 
 def test_the_critical_round_trip_of_a_run_uses_its_own_edge_alone():
