@@ -279,12 +279,14 @@ def open_lab(spec: LinkSpec, name: str | None = None) -> Iterator[Lab]:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program as an exception does: every `with` is left. Main thread only."""
+    """SIGTERM and SIGHUP end the program as an exception does: every `with` is left. One that this program was started
+    to ignore, as by `nohup`, stays ignored. Main thread only."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in heeded}
     try:
         yield
     finally:

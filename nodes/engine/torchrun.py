@@ -51,8 +51,9 @@ def start(count: int, module: str, argv: Sequence[str], device: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # `threads` of the configuration says how many, later
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # transformers takes an accelerator where it sees one
+    os.environ |= {"PET_SHUTDOWN_TIMEOUT": str(STOP_WITHIN_S), "PET_SIGNALS_TO_HANDLE": ",".join(_heeded())}
     options = ["--standalone", "--local-addr", LOOPBACK, "--nproc-per-node", str(count)]
-    arguments = parse_args([*options, "--shutdown-timeout", str(STOP_WITHIN_S), "-m", module, *argv])
+    arguments = parse_args([*options, "-m", module, *argv])
     try:
         run(arguments)
     except SignalException:
@@ -63,6 +64,12 @@ def start(count: int, module: str, argv: Sequence[str], device: str) -> None:
             f"process {number} of the {count} that hold the target (pid {failure.pid}) "
             f"{_how(failure.exitcode)}; the others were ended. The log above says more"
         ) from None
+
+
+def _heeded() -> list[str]:
+    """The signals that end a group, but those which `nohup` or a shell's `&` has this process ignore."""
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number.name for number in stops if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _how(code: int) -> str:

@@ -166,3 +166,25 @@ def test_a_journal_that_is_no_journal_is_left_alone(monkeypatch: pytest.MonkeyPa
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "journal.json").write_text("{not json")
     assert journals() == [] and clean_leftovers() == []
+
+
+NOHUP = """
+import os, signal
+from netem.lab import exit_on_sigterm
+with exit_on_sigterm():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_program_under_nohup_outlives_its_terminal() -> None:
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", NOHUP], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "goes on\n"), done.stderr
+    alone = subprocess.run(
+        [sys.executable, "-c", NOHUP], capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (alone.returncode, alone.stdout) == (128 + signal.SIGHUP, "")
