@@ -70,6 +70,12 @@ def declared_link(link: Mapping[str, Any]) -> Link:
     return Link(rtt_ms, *(way.get("rate_mbps") for way in ways))
 
 
+def _changes(link: Mapping[str, Any]) -> bool:
+    """Whether the link had a trace to follow, or was cut."""
+    declared = link.get("declared") or {}
+    return bool(declared.get("outages") or any((declared.get(way) or {}).get("trace") for way in ("up", "down")))
+
+
 def predict(
     systems: Sequence[System],
     records: Sequence[dict[str, Any]],
@@ -87,6 +93,8 @@ def predict(
     alone = _first(systems, parts, "edge_ar")
     drafter = next((p for s in systems if (p := parts[s.name]) and p.draft_ms and method_class(s.method).edge), None)
     found = {system.name: _predicted(system, parts[system.name], alone, drafter, declared) for system in systems}
+    if _changes(link):
+        found = {name: {"why_not": "the link changed during the run, and the formulas know but one"} for name in found}
     rivals: dict[str, float] = {}  # by method: those that pay no round trip a round
     for system in systems:
         if system.method in ("edge_ar", "colocated_sd") and "ms_per_token" in found[system.name]:

@@ -124,6 +124,9 @@ def test_the_report_draws_it_and_says_how_it_went(run):
     assert 'id="figure-link-course"' in page and "cut at 0.013 s for 0.020 s" in page
     assert {"link_course.svg", "link_course.pdf"} <= {path.name for path in write_figures(run, summary)}
     assert "cut 1 time" in link_text(summary["link"]) and "as walk.csv goes" in link_text(summary["link"])
+    assert {figures["predicted"]["why_not"] for figures in summary["systems"]} == {
+        "the link changed during the run, and the formulas know but one"
+    }
     assert any("the link changed 6 times" in line and "passed over" in line for line in note_lines(summary))
 
 
