@@ -12,6 +12,7 @@ from experiments.axes import Value, value_text
 from experiments.report.figures import METADATA, RC
 from experiments.report.palette import SYMBOLS, SYSTEM_COLOURS, system_slots
 from experiments.report.papers.picture import Estimate, FigureError, Line, Mark, Panel, Picture
+from experiments.report.papers.places import SYSTEM
 from experiments.report.papers.tables import write_csv, write_latex
 
 WIDTHS_IN = {"single": 3.4, "double": 7.0}  # a column of a two-column paper, and both with the gap
@@ -49,7 +50,8 @@ def write_picture(picture: Picture, folder: Path, width: str) -> list[Path]:
 
 
 def _size_in(picture: Picture, width_in: float) -> tuple[float, float]:
-    legend_in = LEGEND_ROW_IN * math.ceil((len(picture.systems) + 1) / _legend_columns(width_in))
+    entries = 0 if picture.by == SYSTEM else len(picture.systems) + 1
+    legend_in = LEGEND_ROW_IN * math.ceil(entries / _legend_columns(width_in))
     residuals = any(line.role == "residual" for line in picture.lines)
     rows = 1 + RESIDUAL_SHARE if residuals else picture.rows
     words = any(panel.x_values for panel in picture.panels)
@@ -76,6 +78,8 @@ def _draw(picture: Picture, figure: Any, width_in: float) -> None:
             ax.set_ylabel("")
     for ax, panel in zip(grid.flat, picture.panels):  # when all that share an axis are drawn
         _from_zero(ax, panel)
+    if picture.by == SYSTEM:
+        return  # the axis names them
     for system, exact in picture.systems.items():
         grid[0][0].plot([], [], label=system, **_style(slots[system], exact))
     if residuals:
@@ -121,7 +125,8 @@ def _has_negative(panel: Panel) -> bool:
 def _line(ax: Axes, line: Line, places: Sequence[Value], slot: int) -> None:
     style = _style(slot, line.exact)
     if line.role == "formula":
-        style |= {"marker": "", "linestyle": FORMULA_DASHES}
+        alone = len(line.marks) == 1  # no line goes through one point
+        style |= {"marker": "_" if alone else "", "markersize": 9, "linestyle": FORMULA_DASHES}
     if line.role == "critical":
         style |= {"marker": "|", "markersize": 9, "linestyle": "", "clip_on": False}
     if line.role == "residual" or (line.role == "measured" and places):
