@@ -157,7 +157,7 @@ class Player:
                         self._play(turn, start, log)
                         self._mend(start, log)
                 self._lab.read_back()
-            except LinkError as error:
+            except Exception as error:  # told by `check`: nobody looks at a thread that died
                 self._error = LinkError(f"the link could not follow its trace: {error}")
 
     def _play(self, turn: int, start: Start, log: TextIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from itertools import islice, pairwise, takewhile
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from netem.errors import LinkError
 from netem.spec import LinkSpec
 from netem.traces.files import DELIVERY_BYTES, read_trace, write_csv
 from netem.traces.generate import KINDS, Grid, fading, handover, on_off, packet_error, rayleigh, walk
-from netem.traces.player import Event, events
+from netem.traces.player import Event, Player, events
 from netem.traces.sketch import describe, lines
 from netem.traces.trace import Point, Trace, TraceError
 
@@ -133,6 +135,49 @@ def test_before_it_is_played_a_link_is_as_its_first_point_that_lets_something_th
     spec = LinkSpec(trace=str(path), up={"queue_packets": 50}).at_start()
     assert (spec.up.rate_mbps, spec.up.delay_ms, spec.base_rtt_ms) == (3, 7, 14)
     assert spec.up.slowest_mbps == 3 and spec.up.longest_delay_ms == 8
+
+
+class Slow:
+    """Stands for a lab that takes its time, or breaks."""
+
+    def __init__(self, spec: LinkSpec, takes_s: float = 0.0, breaks: Exception | None = None) -> None:
+        self.spec, self._takes_s, self._breaks = spec, takes_s, breaks
+
+    def retune(self, which: str, point: Point, hold_s: float) -> None:
+        time.sleep(self._takes_s)
+        if self._breaks is not None:
+            raise self._breaks
+
+    def cut(self, which: str | None = None) -> None: ...
+    def mend(self, which: str | None = None) -> None: ...
+    def read_back(self) -> None: ...
+
+
+def test_a_link_that_is_too_slow_for_its_trace_passes_changes_over_and_says_so(tmp_path):
+    rows = "".join(f"{i / 100},{1 + i}\n" for i in range(30))
+    path = written(tmp_path, f"t_s,rate_mbps\n{rows}")
+    spec = LinkSpec(up={"trace": {"file": str(path), "loop": False}})
+    with Player(Slow(spec, takes_s=0.05), tmp_path / "log") as player:
+        player.follow(time.monotonic_ns())
+        deadline_s = time.monotonic() + 20
+        while (tmp_path / "log").read_text().count("\n") < 30 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+    log = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["rate_mbps"] for line in log] == list(range(1, 31)), "every point is there, applied or not"
+    assert {"skipped", "applied"} == {line["outcome"] for line in log} and log[-1]["outcome"] == "applied"
+
+
+@pytest.mark.parametrize("breaks", [LinkError("the router is gone"), OSError("no room")])
+def test_a_link_that_breaks_is_told(tmp_path, breaks):
+    spec = LinkSpec(trace=str(written(tmp_path, CSV)))
+    with Player(Slow(spec, breaks=breaks), tmp_path / "log") as player:
+        player.follow(time.monotonic_ns())
+        deadline_s = time.monotonic() + 20
+        while "failed" not in (tmp_path / "log").read_text() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+    with pytest.raises(LinkError, match=f"could not follow its trace: {breaks}"):
+        player.check()
+    assert "failed" in (tmp_path / "log").read_text()
 
 
 # Generators ----------------------------------------------------------------------------------------------------------
