@@ -67,17 +67,57 @@ def test_the_table_has_declared_applied_observed_and_the_verdict(capsys):
     assert "off: delay down: declared 30.00 ms, observed 33.00 ms" in said.err
 
 
-@pytest.mark.lab
-def test_a_link_is_checked_by_itself_and_one_that_is_off_is_an_error(tmp_path):
-    """A tolerance no link can meet makes an honest one off."""
+@pytest.fixture
+def dssd(tmp_path, monkeypatch):
+    """Runs the command line in a folder of its own, with labs of its own."""
     try:
         choose_backend(LinkSpec(rtt_ms=1))
     except BackendError as error:
         pytest.skip(f"no shaped link can be built here: {error}")
+    monkeypatch.setenv("DSSD_STATE_DIR", str(tmp_path / "labs"))
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "experiments.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    return run
+
+
+@pytest.mark.lab
+def test_a_link_is_checked_by_itself_and_one_that_is_off_is_an_error(dssd, tmp_path):
+    """A tolerance no link can meet makes an honest one off."""
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"link": {"rtt_ms": 10}}))
-    command = [sys.executable, "-m", "experiments.cli", "netem", "check", "--link", "mine.yaml", "--json"]
     for more, code in ([], 0), (["--set", "link.tolerance.rtt_ms=1e-6"], 1):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        done = dssd("netem", "check", "--link", "mine.yaml", "--json", *more)
         assert done.returncode == code, done.stderr
         found = json.loads(done.stdout.splitlines()[-1])
         assert found["ok"] is (code == 0) and len(found["delays_ms"]["up"]) == found["observed"]["rtt_ms"]["probes"]
+
+
+@pytest.mark.lab
+def test_a_run_on_a_link_that_is_off_is_refused_with_what_to_change(dssd, tmp_path):
+    toy = {"engine": "toy", "vocab_size": 64}
+    link = {"rtt_ms": 10, "tolerance": {"rtt_ms": 1e-6}}
+    config = {"systems": ["dssd"], "engine": toy, "workload": {"prompts": ["t1"], "max_new_tokens": 4}, "link": link}
+    (tmp_path / "off.yaml").write_text(yaml.safe_dump(config))
+    done = dssd("run", "off.yaml")
+    assert done.returncode == 1
+    assert "the link is not as declared" in done.stderr and "raise tolerance.rtt_ms" in done.stderr
+    folder = tmp_path / "results" / "off" / "latest"
+    assert json.loads((folder / "link.json").read_text())["observed"]["rtt_ms"]["probes"] > 10
+    assert not (folder / "rounds.jsonl").exists(), "no node was started"
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_a_kept_lab_is_checked_as_it_is(dssd, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"systems": ["dssd"], "link": {"rtt_ms": 16}}))
+    assert dssd("netem", "up", "mine.yaml", "--name", "kept").returncode == 0
+    try:
+        done = dssd("netem", "check", "--name", "kept", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["observed"]["rtt_ms"]["median"] == pytest.approx(16, abs=1)
+        assert "is for a link built for the check" in dssd("netem", "check", "--name", "kept", "--link", "lte").stderr
+    finally:
+        assert dssd("netem", "down", "--name", "kept").returncode == 0
+    assert "no lab named 'kept'" in dssd("netem", "check", "--name", "kept").stderr
