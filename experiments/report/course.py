@@ -126,6 +126,7 @@ def course_plot(found: Courses | None, clock: str = "") -> Plot:
         label = titled(f"{NAMES[key]} ({UNITS[key]})", rangemode="tozero", domain=[max(0.0, top - height), top])
         layout[f"yaxis{panel + 1 if panel else ''}"] = label
         traces += [_steps(found, way, key, axis, panel == 0) for way in found.traces if key in found.traces[way].keys]
+    layout["xaxis"]["anchor"] = f"y{len(keys) if len(keys) > 1 else ''}"  # below the last panel
     if not traces:  # outages alone: an axis wants something to stand on
         layout["yaxis"] = {"visible": False, "range": [0, 1]}
         traces = [{"type": "scatter", "x": [0, found.until_s], "y": [0, 0], "hoverinfo": "skip", "showlegend": False}]
