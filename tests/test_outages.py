@@ -20,15 +20,15 @@ from nodes.composition import load_system, system_names
 
 LINK = {"rtt_ms": 20, "rate_mbps": 50}
 EXACT = [name for name in system_names() if load_system(name).exact]
-AT_S, FOR_S = 0.15, 0.8
+AT_S, FOR_S = 0.04, 0.8  # three requests take three round trips at least, so 0.06 s
 QUICK = ["dssd", "dssd_lookahead"]
 
 
 def run(folder: Path, systems: Sequence[str], **keys: Any) -> tuple[RunFolder, Outcome]:
     folder.mkdir()
     path = folder / "mine.yaml"
-    workload = {"prompts": ["t1 t2 t3", "t4 t5"], "max_new_tokens": 40}
-    engine = {"engine": "toy", "vocab_size": 64, "acceptance": 0.7}
+    workload = {"prompts": ["t1 t2 t3", "t4 t5", "t6"], "max_new_tokens": 32}
+    engine = {"engine": "toy", "vocab_size": 512, "acceptance": 0.7}
     path.write_text(yaml.safe_dump({"systems": list(systems), "engine": engine, "workload": workload, **keys}))
     config = load_config(path)
     results, outcome = create_run(folder / "results", config.resolved(), "test"), Outcome()
@@ -44,7 +44,7 @@ def broken(request, tmp_path_factory) -> tuple[RunFolder, RunFolder, Outcome]:
     except BackendError as error:
         pytest.skip(f"no shaped link can be built here: {error}")
     folder = tmp_path_factory.mktemp("outages")
-    link = {**LINK, "outages": [{"at_s": AT_S, "for_s": FOR_S}, {"at_s": 1.6, "for_s": 0.3, "direction": "down"}]}
+    link = {**LINK, "outages": [{"at_s": AT_S, "for_s": FOR_S}, {"at_s": 1.2, "for_s": 0.3, "direction": "down"}]}
     whole, _ = run(folder / "whole", request.param)
     return whole, *run(folder / "cut", request.param, link=link)
 
