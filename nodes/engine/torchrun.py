@@ -59,11 +59,18 @@ def start(count: int, module: str, argv: Sequence[str], device: str) -> None:
     except SignalException:
         return
     except ChildFailedError as error:
-        number, failure = error.get_first_failure()
+        codes = {number: failure.exitcode for number, failure in error.failures.items()}
+        number = first_to_die(codes)
         raise EngineError(
-            f"process {number} of the {count} that hold the target (pid {failure.pid}) "
-            f"{_how(failure.exitcode)}; the others were ended. The log above says more"
+            f"process {number} of the {count} that hold the target (pid {error.failures[number].pid}) "
+            f"{_how(codes[number])}; the others were ended. The log above says more"
         ) from None
+
+
+def first_to_die(codes: Mapping[int, int]) -> int:
+    """Of those found ended at the same time, the one whose end the others' followed from: it was killed, where they
+    have lost a peer and said so. `codes`: the exit code by rank, minus a signal's number."""
+    return min(codes, key=lambda number: (codes[number] >= 0 or codes[number] == -signal.SIGTERM, number))
 
 
 def _heeded() -> list[str]:

@@ -61,6 +61,13 @@ def test_a_group_of_another_size_is_refused_with_both_numbers(monkeypatch):
     assert torchrun.rank({}) == 0
 
 
+def test_the_one_that_was_killed_is_named_and_not_those_that_lost_it():
+    assert torchrun.first_to_die({0: 1, 1: -9}) == 1
+    assert torchrun.first_to_die({0: -9, 1: 1}) == 0
+    assert torchrun.first_to_die({0: -15, 1: 1, 2: -11}) == 2
+    assert torchrun.first_to_die({1: 1, 0: 1}) == 0
+
+
 def test_heads_that_cannot_be_shared_out_are_named_with_what_can(llama_folder, tmp_path):
     assert parse({"engine": f"hf:{llama_folder}", "tensor_parallel": 2}, "target").tensor_parallel == 2
     with pytest.raises(EngineError, match=r"its 4 attention heads \(2 of keys and values\) .* can be 1, 2$"):
