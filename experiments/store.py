@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -342,7 +343,10 @@ def _ends_with_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
-        return file.read(1) in (b"", b"\n")
+        if file.read(1) in (b"", b"\n"):
+            return True
+        file.seek(0)
+        return _is_json(deque(file, maxlen=1).pop())  # all of it but its end
 
 
 def _trace_header(path: Path) -> dict[str, Any]:

@@ -90,6 +90,13 @@ def test_the_table_of_the_report_tells_every_file_that_was_cut_short(run, capsys
     assert recorded(run) == before
 
 
+def test_a_line_that_lacks_its_end_alone_is_whole(run):
+    """A kill may fall between a record and its newline; the record is read, so nothing was cut."""
+    path = run / "requests.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert find_run(run).cut_short() == [] and find_run(run).requests().damaged == 0
+
+
 def test_half_a_line_costs_nothing_else(whole, run):
     cut(run, "rounds.jsonl")
     cut(run, "requests.jsonl")
