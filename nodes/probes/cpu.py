@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -57,6 +57,61 @@ class CpuTimes:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class Gauges:
+    """Clock frequency and temperatures of this /sys, through descriptors that stay open: to look for them each time, as
+    psutil does, costs as much as everything else that is sampled in a second."""
+
+    def __init__(self, root: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+        self.frequencies = _opened(root.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+        self.cpuinfo = [] if self.frequencies else _opened([cpuinfo])
+        sensors = sorted(root.glob("class/hwmon/hwmon*/temp*_input")) or sorted(root.glob("class/thermal/*/temp"))
+        self.heat = [(_sensor_name(path), fd) for path in sensors for fd in _opened([path])]
+
+    def read(self) -> list[tuple[str, float, str]]:
+        """The mean frequency of the cores, and every sensor that answers now."""
+        values: list[tuple[str, float, str]] = []
+        hertz = [khz * 1e3 for fd in self.frequencies if (khz := _number(fd)) is not None]
+        for fd in self.cpuinfo:
+            lines = os.pread(fd, 1 << 20, 0).splitlines()
+            hertz += [float(line.partition(b":")[2]) * 1e6 for line in lines if line.startswith(b"cpu MHz")]
+        if hertz:
+            values.append(("cpu.frequency", sum(hertz) / len(hertz), "hz"))
+        values += [(name, milli / 1e3, "c") for name, fd in self.heat if (milli := _number(fd)) is not None]
+        return values
+
+    def close(self) -> None:
+        for fd in [*self.frequencies, *self.cpuinfo, *(fd for _, fd in self.heat)]:
+            os.close(fd)
+        self.frequencies, self.cpuinfo, self.heat = [], [], []
+
+
+def _opened(paths: Iterable[Path]) -> list[int]:
+    fds = []
+    for path in paths:
+        try:
+            fds.append(os.open(path, os.O_RDONLY))
+        except OSError:
+            continue
+    return fds
+
+
+def _number(fd: int) -> int | None:
+    try:
+        return int(os.pread(fd, 32, 0))
+    except (OSError, ValueError):       # a sensor that sleeps
+        return None
+
+
+def _sensor_name(path: Path) -> str:
+    """`coretemp.Core 0`, `cpu-thermal.0`: the chip's name, and its label or place."""
+    chip, sensor = path.parent, path.name.partition("_")[0]
+    if sensor == "temp":
+        return f"{(chip / 'type').read_text().strip()}.{chip.name.removeprefix('thermal_zone')}"
+    label = chip / f"{sensor}_label"
+    place = label.read_text().strip() if label.exists() else str(int(sensor.removeprefix("temp")) - 1)
+    return f"{(chip / 'name').read_text().strip()}.{place}"
 
 
 def _busy_s(times: object) -> float:

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 
 from nodes.probes import Channel, Finding, Probe, Reading
-from nodes.probes.cpu import CpuTimes, ProcessFiles, named_pids
+from nodes.probes.cpu import CpuTimes, Gauges, ProcessFiles, named_pids
 
 LATER_S = 0.5   # memory, switches and network: a system call each, and on an idle core each costs 20 us
-SLOW_S = 1.0    # frequency and temperature cost the most and change the least
+SLOW_S = 1.0    # frequency and temperature change the least
 
 
 class PsutilTrace(Probe):
@@ -41,7 +41,7 @@ class PsutilTrace(Probe):
                 self.processes[label] = ProcessFiles(label, pid)
             except OSError:
                 self.gone.append(label)
-        self.cpu_times = CpuTimes()
+        self.cpu_times, self.gauges = CpuTimes(), Gauges(Path(root))
         net = Path(f"/proc/{net_pid or 'self'}/net/dev")
         self.net_fd = os.open(net, os.O_RDONLY) if net.exists() else -1
         self.later_due_s = self.slow_due_s = 0.0
@@ -88,20 +88,14 @@ class PsutilTrace(Probe):
         return values
 
     def _frequency_and_heat(self) -> list[tuple[str, float, str]]:
-        values: list[tuple[str, float, str]] = []
-        frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-        if frequency and frequency.current:
-            values.append(("cpu.frequency", frequency.current * 1e6, "hz"))
+        values = self.gauges.read()
         if self.throttles.exists():
             values.append(("cpu.throttles", int(self.throttles.read_text()), "count"))
-        sensors = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-        for chip, temperatures in sensors.items():
-            for index, sensor in enumerate(temperatures):
-                values.append((f"{chip}.{sensor.label or index}", sensor.current, "c"))
         return values
 
     def close(self) -> None:
         self.cpu_times.close()
+        self.gauges.close()
         for process in self.processes.values():
             process.close()
         self.processes = {}

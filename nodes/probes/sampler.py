@@ -33,6 +33,7 @@ from nodes.probes import (
     Finding,
     Probe,
     ProbeError,
+    Reading,
     choose_energy_source,
     make_probe,
     parse_probe,
@@ -72,6 +73,9 @@ def clock_pair() -> dict[str, Any]:
     }
 
 
+Read = tuple[int, int, int, list[Reading]]      # a probe's index, ns before and after, what it said
+
+
 class Sampler:
     """Tries the probes, then samples those that work in a thread from `start` to `stop`; also a context
     manager.
@@ -104,7 +108,7 @@ class Sampler:
         self.cpu_s: dict[int, float] = {}      # of each lane, by its number
         self.write_error = ""
         self.footer: dict[str, Any] = {}
-        self._records: deque[dict[str, Any]] = deque()      # its ends are atomic: lanes need no lock
+        self._records: deque[dict[str, Any] | Read] = deque()      # its ends are atomic: lanes need no lock
         self._stopping = threading.Event()
         self._lanes: list[threading.Thread] = []
 
@@ -229,13 +233,9 @@ class Sampler:
         return self._stopping.is_set()
 
     def _read(self, index: int, failing: set[int]) -> None:
-        columns = self.columns[index]
-        values: list[float | None] = [None] * len(columns)
         before_ns = time.monotonic_ns()
         try:
-            for reading in self.probes[index].read():
-                if reading.channel in columns and math.isfinite(reading.value):
-                    values[columns[reading.channel]] = reading.value
+            readings = self.probes[index].read()
         except Exception as error:            # a sensor pulled out must not end the trace of the others
             self.errors += 1
             if index not in failing:
@@ -243,10 +243,9 @@ class Sampler:
                 what = {"t_ns": before_ns, "probe": self.probes[index].name, "what": repr(error)}
                 self._records.append({"error": what})
             return
-        failing.discard(index)
-        after_ns = time.monotonic_ns()
-        record = {"p": index, "t": (before_ns + after_ns) // 2, "d": after_ns - before_ns, "v": values}
-        self._records.append(record)
+        self._records.append((index, before_ns, time.monotonic_ns(), readings))
+        if failing:
+            failing.discard(index)
 
     def _own_line(self, now_ns: int) -> None:
         since = self.late_ms[-max(1, int(self.flush_s * 1e3 / self.interval_ms)):]
@@ -254,10 +253,24 @@ class Sampler:
         self._records.append({"p": len(self.probes), "t": now_ns, "d": 0, "v": values})
 
     def _flush(self) -> None:
-        """Encoding waits until here: in one go, with warm caches, it costs a third of what it would tick by
+        """All that can wait waits until here: in one go, with warm caches, it costs a third of what it would tick by
         tick.
         """
-        os.write(self._fd, ENCODER.encode_lines([self._records.popleft() for _ in range(len(self._records))]))
+        records = [self._records.popleft() for _ in range(len(self._records))]
+        os.write(self._fd, ENCODER.encode_lines([r if isinstance(r, dict) else self._line(*r) for r in records]))
+
+    def _line(self, index: int, before_ns: int, after_ns: int, readings: list[Reading]) -> dict[str, Any]:
+        """What is no number, and what the trial did not see, has no place in the trace."""
+        columns = self.columns[index]
+        values: list[float | None] = [None] * len(columns)
+        try:
+            for channel, value, _, _ in readings:
+                if channel in columns and math.isfinite(value):
+                    values[columns[channel]] = value
+        except (TypeError, ValueError) as error:        # what another package's probe calls a reading
+            self.errors += 1
+            return {"error": {"t_ns": before_ns, "probe": self.probes[index].name, "what": repr(error)}}
+        return {"p": index, "t": (before_ns + after_ns) // 2, "d": after_ns - before_ns, "v": values}
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -87,6 +87,27 @@ def test_throttling_is_counted_where_the_processor_does(tmp_path):
     probe.close()
 
 
+def test_frequency_and_heat_are_those_of_the_boards_files(tmp_path):
+    files = {
+        "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1500000",
+        "devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "2500000",
+        "class/hwmon/hwmon0/name": "coretemp",
+        "class/hwmon/hwmon0/temp1_input": "51000",
+        "class/hwmon/hwmon0/temp1_label": "Package id 0",
+        "class/hwmon/hwmon0/temp2_input": "48500",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    probe = make_probe("psutil_trace", root=tmp_path)
+    units = {channel.name: channel.unit for channel in probe.trial().channels}
+    assert units["cpu.frequency"] == "hz" and units["coretemp.Package id 0"] == "c"
+    seen = {reading.channel: reading.value for reading in probe.read()}
+    assert seen["cpu.frequency"] == 2e9
+    assert (seen["coretemp.Package id 0"], seen["coretemp.1"]) == (51.0, 48.5)
+    probe.close()
+
+
 def test_a_process_that_ends_stops_its_channels():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     probe = make_probe("psutil_trace", pids={"child": child.pid})
