@@ -47,7 +47,7 @@ def differing(
 
 def row_axes(entry: Mapping[str, Any]) -> dict[str, Value]:
     """What belongs to one system of a resolved configuration: `draft_length` where it is fixed, and `threshold`, of
-    whatever decides what the target gets to see (p_t, u_th, c_th, a router's)."""
+    whatever decides what the target gets to see (p_t, u_th, c_th, a router's, the share routed at random)."""
     found: dict[str, Value] = {}
     stop = entry.get("stop") or {}
     if isinstance(stop, dict) and stop.get("policy", "fixed") == "fixed" and "length" in stop:
@@ -55,7 +55,7 @@ def row_axes(entry: Mapping[str, Any]) -> dict[str, Value]:
     for key, value in sorted(
         flatten({part: entry.get(part) for part in ("options", "route", "upload", "stop")}).items()
     ):
-        if key.split(".")[-1].endswith(("threshold", "_th")) and isinstance(value, int | float):
+        if key.split(".")[-1].endswith(("threshold", "_th", "share")) and isinstance(value, int | float):
             found["threshold"] = value  # the last in this order of parts that are swept together
     return found
 

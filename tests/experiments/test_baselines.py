@@ -9,8 +9,10 @@ import pytest
 import yaml
 from harness import Setup, play
 
+from experiments.axes import row_axes
 from experiments.baselines import BASELINES, absent_baselines
 from experiments.quality import compare, score, with_quality
+from experiments.schema import load_config
 from experiments.summary import summarise
 from experiments.systems_section import SystemEntry, as_entry
 from experiments.table import note_lines
@@ -44,6 +46,17 @@ def test_a_shipped_comparison_has_them(name):
 def test_every_published_system_is_in_the_comparison_of_papers():
     config = yaml.safe_load((CONFIGS / "papers.yaml").read_text())
     assert set(system_names()) - set(config["systems"]) <= {"hybrid_random"}  # the control; in thresholds.yaml
+
+
+def test_every_swept_threshold_is_a_curve_of_its_system():
+    """In thresholds.yaml a system has several rows, each with its own value; the control of the router too."""
+    config = load_config(CONFIGS / "thresholds.yaml").resolved()
+    curves: dict[str, list[float]] = {}
+    for entry in config["systems"]:
+        if (threshold := row_axes(entry).get("threshold")) is not None:
+            curves.setdefault(entry["system"], []).append(threshold)
+    assert set(curves) == {"hsl", "u_hlm", "cu_hlm", "hybrid_llm", "hybrid_random", "sled", "wisv"}
+    assert all(len(set(values)) == len(values) >= 2 for values in curves.values())
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
