@@ -25,7 +25,7 @@ def under_torchrun(*words: object, processes: int = 2) -> subprocess.CompletedPr
                    "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
     script = Path(__file__).with_name("parallel_script.py")
     command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_answer_as_one(llama, llama_folder, tmp_path):
