@@ -6,13 +6,17 @@ import json
 
 import pytest
 from far_clock import ELSEWHERE, HANDSHAKE, HOUR_NS, FarEdge
+from handmade import MS, a_request, a_round
 from report_run import WATTS, rewrite, toy_run
 
-from experiments.clocks import edge_clock
+from experiments.clocks import edge_clock, round_on_device_clock, sample_on_device_clock
+from experiments.energy import energy_rows
 from experiments.energy_files import run_energy
 from experiments.store import RunFolder
 from experiments.summary import summarise_run
 from nodes.alignment import Alignment
+from nodes.probes.energy import counters
+from nodes.probes.sampler import Sample
 
 SYSTEMS = ("edge_ar", "dssd", "dssd_lookahead")
 
@@ -63,3 +67,34 @@ def move_edge(folder: RunFolder, far: FarEdge) -> None:
 
     rewrite(folder.path / "rounds.jsonl", lambda record: stamped(record, "edge_arrived_ns"))
     rewrite(folder.path / "power.edge.jsonl", lambda record: stamped(record, "t"))
+
+
+def test_a_far_edges_power_lands_in_the_phases_that_drew_it(tmp_path):
+    """80 W while it verifies and 10 W otherwise, stamped hours away by a clock that is 200 ppm fast."""
+    far = FarEdge(offset_ns=9 * HOUR_NS, drift_ppm=200.0)
+    alignment = Alignment("tcp://edge:5555", None, False, far.call)
+    begin_ms = 1_000_000  # on the device's clock; the comparisons lie before and after
+    far.now_ns = (begin_ms - 15_000) * MS
+    alignment.measure(ELSEWHERE, HANDSHAKE)
+    far.now_ns = (begin_ms + 15_000) * MS
+    alignment.measure(ELSEWHERE, HANDSHAKE)
+    (tmp_path / "device.json").write_text(json.dumps({"clock": alignment.record()}))
+    clock = edge_clock(tmp_path)
+
+    there = [a_round(n, start_ms=begin_ms + 100 * n) for n in range(20)]
+    verifying = [(r.edge_arrived_ns + 5 * MS, r.edge_arrived_ns + 45 * MS) for r in there]
+    samples, joules = [], 0.0
+    for t_ns in range((begin_ms - 50) * MS, (begin_ms + 2_050) * MS, MS):
+        samples.append(Sample(far.at(t_ns), "edge", "meter", "node", joules, "j", "measured", True))
+        joules += (80.0 if any(a <= t_ns < b for a, b in verifying) else 10.0) / 1e3
+    for record in there:
+        record.edge_arrived_ns = far.at(record.edge_arrived_ns)
+
+    rounds = [round_on_device_clock(record, clock) for record in there]
+    counted = counters(sample_on_device_clock(sample, clock) for sample in samples)
+    request = a_request(e2e_ms=2_000.0, start_ms=begin_ms)
+    rows = {row["phase"]: row for row in energy_rows([request], rounds, counted, True, {}) if row["system"]}
+    assert rows["verify"]["joules"] == pytest.approx(80 * 20 * 0.040, rel=0.02)
+    for phase in ("queue", "sample"):
+        assert rows[phase]["joules"] / rows[phase]["seconds"] == pytest.approx(10.0, rel=0.5), phase
+    assert sum(row["joules"] for row in rows.values()) == pytest.approx(20 * (80 * 0.040 + 10 * 0.060), rel=0.005)
