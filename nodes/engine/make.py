@@ -70,11 +70,11 @@ def parse(spec: Mapping[str, Any], role: Role) -> EngineSpec:
         _check(role, "threads", given["threads"], (int,))
         if given["threads"] < 1:
             raise EngineError(f"{role}: threads must be at least 1, not {given['threads']}")
-    if "tensor_parallel" in given:
-        _check_shares(role, engine, given["tensor_parallel"])
     _check_choice(role, "dtype", given.get("dtype", "float32"), DTYPES)
     _check_choice(role, "device", given.get("device", "auto"), DEVICES)
     _check_engine(role, engine)
+    if "tensor_parallel" in given:
+        _check_shares(role, engine, given["tensor_parallel"])
     if "pace" in given:
         if not isinstance(given["pace"], str | Mapping):
             raise EngineError(f"{role}: pace must be a profile's name or a mapping, not {given['pace']!r}")
