@@ -15,6 +15,7 @@ from nodes.composition import System
 from nodes.methods import method_class
 from nodes.probes import STATUSES
 from nodes.probes.energy import Counter, counters, energy_between
+from nodes.probes.sampler import Sample
 from nodes.records import RequestRecord, RoundRecord
 
 RADIO = [("radio_model", "radio")]  # stands beside the nodes' joules: never added to them
@@ -173,7 +174,8 @@ def _system(
 
 
 def write_energy(folder: RunFolder, energy: Energy) -> list[str]:
-    """energy.csv, energy.parquet where pyarrow is installed, emissions.csv; returns the names written."""
+    """energy.csv, energy.parquet where pyarrow is installed, emissions.csv, and all samples as power.csv; returns the
+    names written."""
     rows = [{"run_id": folder.run_id, **row} for row in told_apart(energy.rows, ("system", "request_id"))]
     with replacing(folder.path / "energy.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -184,7 +186,11 @@ def write_energy(folder: RunFolder, energy: Energy) -> list[str]:
         emissions = csv.DictWriter(file, list(row))
         emissions.writeheader()
         emissions.writerow(row)
-    written = ["energy.csv", "emissions.csv"]
+    with replacing(folder.path / "power.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        samples = csv.writer(file)
+        samples.writerow(Sample._fields)
+        samples.writerows(folder.samples())
+    written = ["energy.csv", "emissions.csv", "power.csv"]
     try:
         import pyarrow
         import pyarrow.parquet

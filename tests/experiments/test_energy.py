@@ -177,7 +177,11 @@ def test_what_the_samplers_took_is_told(tmp_path):
 
 def test_files(folder):
     energy = run_energy(folder)
-    assert {"energy.csv", "emissions.csv"} <= set(write_energy(folder, energy))
+    assert {"energy.csv", "emissions.csv", "power.csv"} <= set(write_energy(folder, energy))
+    with (folder.path / "power.csv").open() as file:
+        samples = list(csv.DictReader(file))
+    assert len(samples) == sum(1 for _ in folder.samples()) > 100
+    assert [samples[0][name] for name in ("node", "unit", "total")] == ["device", "j", "True"]
     with (folder.path / "energy.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
