@@ -110,8 +110,10 @@ def netem_check(
     with plain_errors():
         from experiments.interface import link_from
         from experiments.link_check import check_kept, check_new, show_check
-        from experiments.report.link_plot import write_link_plot
+        from experiments.report.link_plot import require_drawable, write_link_plot
 
+        if plot:
+            require_drawable(plot)  # before anything is measured
         if name is not None:
             _only_with("a link built for the check, without --name", config=config, link=link, set=overrides)
             found = check_kept(name)

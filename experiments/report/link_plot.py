@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,23 @@ SHARES = [(i + 0.5) / 200 for i in range(200)]
 Axes = Any  # matplotlib's, which is imported when a figure is drawn
 
 
-def write_link_plot(found: Mapping[str, Any], path: Path) -> None:
-    """`found` is what a check answers. Raises ConfigError where the file cannot be one of KINDS, or matplotlib is
-    missing."""
+def require_drawable(path: Path) -> None:
+    """Raises ConfigError where the file cannot be one of KINDS, or matplotlib is missing."""
     if path.suffix not in KINDS:
         raise ConfigError(f"--plot {path}: name it .png, .pdf or .svg")
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("--plot needs matplotlib: pip install matplotlib") from None
+    if not path.parent.is_dir():
+        raise ConfigError(f"--plot {path}: there is no folder {path.parent}")
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib: pip install matplotlib")
+
+
+def write_link_plot(found: Mapping[str, Any], path: Path) -> None:
+    """`found` is what a check answers. Raises ConfigError as `require_drawable` does."""
+    require_drawable(path)
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     spec = LinkSpec.model_validate(found["declared"]).at_start()
     with mpl.rc_context(RC):
         figure = Figure(figsize=(6.8, 4.4), layout="constrained", dpi=200)
