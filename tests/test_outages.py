@@ -40,8 +40,8 @@ def run(folder: Path, systems: Sequence[str], **keys: Any) -> tuple[RunFolder, O
 def broken(request, tmp_path_factory) -> tuple[RunFolder, RunFolder, Outcome]:
     """The same requests over an unbroken link and over one that is cut for every system.
 
-    All systems at once are greedy: some choose their draft length by the time that rounds take, so an outage moves which
-    coins are thrown, and only greedy tokens can then be told from others of the same law."""
+    All systems at once are greedy: some choose their draft length by how long rounds take, so an outage moves which
+    coins are thrown, and other tokens of the same law come out; greedy ones must not differ."""
     try:
         choose_backend(LinkSpec(**LINK))
     except BackendError as error:
