@@ -56,9 +56,11 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
     ]  # fmt: skip
     if front:
         traces.append({
-            "type": "scatter", "mode": "lines", "name": "Pareto front", "showlegend": False, "hoverinfo": "skip",
+            "type": "scatter", "mode": "lines+markers", "name": "Pareto front", "showlegend": False,
+            "hoverinfo": "skip",
             "x": [x for x, _ in front], "y": [y for _, y in front], "cliponaxis": False,
             "line": {"color": "var(--muted)", "width": 1.2, "dash": "dash"}, "meta": {"front": True},
+            "marker": {"symbol": "circle-open", "size": 19, "color": "var(--muted)"},
         })  # fmt: skip
     headings = ["system", "Pareto", "ms/token", "J/token", "device J/token", "edge J/token", "status", "source", "note"]
     rows = [
@@ -77,7 +79,7 @@ def energy_delay(systems: Sequence[Figures], style: Style) -> Plot:
     ]
     statuses = dict.fromkeys(f["energy_status"] for f in shown)
     caption = "Both nodes from a request's start to its end, waiting included; lower left is better, and "
-    caption += "nothing is both quicker and thriftier than what lies on the dashed Pareto front. Joules are "
+    caption += "nothing is both quicker and thriftier than what is ringed, the Pareto front. Joules are "
     caption += "; ".join(f"{status}: {OBTAINED.get(status, status)}" for status in statuses) + "."
     if any(not f["exact"] for f in shown):
         caption += " Open symbols are not exact."

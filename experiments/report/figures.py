@@ -193,9 +193,10 @@ def _energy(run: RunData, figure: Figure) -> None:
         ax.plot(1e3 / f["tokens_per_s"], f["energy_j_per_token"], linestyle="", label=f["system"], markersize=5,
                 **_marker(run, f))  # fmt: skip
     front = pareto_front(with_energy(shown).values())
-    ax.plot(*zip(*front), color="#5c6470", linewidth=0.8, linestyle="--", zorder=1, label="Pareto front")
+    ax.plot(*zip(*front), "o--", color="#5c6470", linewidth=0.8, markersize=9, markerfacecolor="none",
+            markeredgewidth=0.7, zorder=1, label="Pareto front")  # fmt: skip
     ax.set_xlim(0, None)
-    ax.set_ylim(0, None)
+    ax.set_ylim(0, 1.1 * max(f["energy_j_per_token"] for f in shown))
     ax.set_xlabel("time per token (ms)")
     ax.set_ylabel(f"energy per token (J), {', '.join(dict.fromkeys(f['energy_status'] for f in shown))}")
     figure.legend(loc="outside upper center", ncols=4)

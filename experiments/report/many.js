@@ -206,8 +206,9 @@ function energy() {
   });
   const front = paretoFront(mine.map((i) => [figure("ms_per_token", i), figure("energy_j_per_token", i)]));
   traces.push({
-    type: "scatter", mode: "lines", name: "Pareto front", showlegend: false, hoverinfo: "skip", cliponaxis: false,
+    type: "scatter", mode: "lines+markers", name: "Pareto front", showlegend: false, hoverinfo: "skip", cliponaxis: false,
     x: front.map(([x]) => x), y: front.map(([, y]) => y), line: { color: "var(--muted)", width: 1.2, dash: "dash" },
+    marker: { symbol: "circle-open", size: 17, color: "var(--muted)" },
   });
   const layout = {
     xaxis: titled("time per token (ms)", { rangemode: "tozero" }), yaxis: titled("energy per token (J)", { rangemode: "tozero" }),

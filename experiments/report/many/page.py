@@ -145,7 +145,7 @@ CURVES = (
 )
 ENERGY = (
     "Both nodes from a request's start to its end; lower left is better, and nothing that is shown is both "
-    "quicker and thriftier than what lies on the dashed Pareto front. How joules were obtained is in the labels."
+    "quicker and thriftier than what is ringed, the Pareto front. How joules were obtained is in the labels."
 )
 PREDICTION = (
     "Circles measured, dashed lines and diamonds the formula with the run's own parts; below, how far the measurement "
