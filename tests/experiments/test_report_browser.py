@@ -104,7 +104,7 @@ def look(text: str, tmp_path: Path, action: str = "nothing", width: int = 1300) 
 @pytest.mark.parametrize("width", [1300, 500])
 def test_every_plot_is_drawn_and_nothing_is_wider_than_the_screen(text, tmp_path, width):
     seen = look(text, tmp_path, width=width)
-    assert len(seen["traces"]) == 14 == seen["painted"]
+    assert len(seen["traces"]) == 18 == seen["painted"]
     assert all(seen["traces"].values())
     assert seen["wider"] == 0
     assert seen["rows"] == list(SYSTEMS)
