@@ -80,14 +80,17 @@ def chat(
 @contextmanager
 def _folder(config: Config, results: Path | None) -> Iterator[tuple[RunFolder, Outcome]]:
     """Where the nodes' records go: among the results, summed up at the end, or nowhere that lasts."""
-    from experiments.launch import Outcome
+    from experiments.launch import Outcome, RunError
     from experiments.run import recording, sum_up
     from experiments.schema import config_id
     from experiments.store import create_run, make_folder
 
     if results is None:
         with tempfile.TemporaryDirectory(prefix="dssd-chat-") as nowhere:
-            yield make_folder(Path(nowhere), "chat", config.resolved()), Outcome()
+            try:
+                yield make_folder(Path(nowhere), "chat", config.resolved()), Outcome()
+            except RunError as error:
+                raise RunError(f"{error}\n(that log is gone with the chat; --record keeps it)") from None
         return
     folder = create_run(results, config.resolved(), config_id(config.resolved()))
     try:

@@ -171,6 +171,7 @@ def test_an_edge_elsewhere_answers(tmp_path):
         assert there[-1]["tokens"] == documents(dssd(tmp_path, *here))[-1]["tokens"]
         refused = dssd(tmp_path, *here, "--connect", where, "--plain", "--temperature", 0.5)
         assert refused.returncode == 1 and "temperature" in refused.stderr and "0.5" in refused.stderr
+        assert "--record keeps it" in refused.stderr
     finally:
         edge.terminate()
         edge.wait(20)
