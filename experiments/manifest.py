@@ -103,7 +103,6 @@ def machine() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     return {
         "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],  # tells machines apart, names none
-        "board": _board(),
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "cores_logical": psutil.cpu_count(),
@@ -155,13 +154,6 @@ def _libzmq() -> str:
     import zmq
 
     return zmq.zmq_version()
-
-
-def _board() -> str:
-    """As a board's firmware (Jetson, Raspberry Pi) or a PC's names itself."""
-    model = _text("/proc/device-tree/model").strip("\0")
-    vendor, product = _text("/sys/class/dmi/id/sys_vendor"), _text("/sys/class/dmi/id/product_name")
-    return model or f"{vendor} {product}".strip()
 
 
 def _cpu_model() -> str:
