@@ -73,7 +73,7 @@ def test_bytes_tell_a_token_from_a_round():
 
 
 def test_every_system_sends_what_its_formula_says():
-    """Unpaced and on loopback, which bytes do not depend on; the payload to the byte, the whole within 3 %."""
+    """Unpaced and on loopback, which bytes do not depend on; the payload to a thousandth, the whole within 3 %."""
     from experiments.bench import formulas
 
     records = check(formulas.measure(70_000, requests=1, link={}, pace=None))
