@@ -17,7 +17,8 @@ from experiments.collection import collect
 from experiments.report.many.page import render
 
 RUNS = len(RTTS_MS) * len(RATES_MBPS)
-DRAWN = {"heat", "curves", "predicted", "anatomy", "positions", "lengths", "bytes", "latency"}  # of toy runs without joules, judged answers or thresholds
+# Of toy runs without joules, judged answers or thresholds:
+DRAWN = {"heat", "curves", "predicted", "anatomy", "positions", "lengths", "bytes", "latency"}
 PLOTS = DRAWN | {"energy", "quality-calls", "quality-time", "unverified-calls", "unverified-time"}
 CHANGE = "el.dispatchEvent(new Event('change'));"
 ACTIONS = {

@@ -23,7 +23,8 @@ from nodes.composition import load_system, system_names
 
 PLOTS = (
     "tokens-per-s", "requests", "round-parts", "predicted", "latency-ttft", "latency-tpot", "latency-itl", "acceptance",
-    "acceptance-length", "bytes-up", "bytes-down", "tcp-cwnd", "tcp-rtt", "tcp-retransmits", "tcp-bytes", "energy-delay", "energy-phases",
+    "acceptance-length", "bytes-up", "bytes-down", "tcp-cwnd", "tcp-rtt", "tcp-retransmits", "tcp-bytes",
+    "energy-delay", "energy-phases",
 )  # fmt: skip
 
 
