@@ -4,6 +4,7 @@ HTTP."""
 from __future__ import annotations
 
 import json
+import math
 import urllib.error
 import urllib.request
 from typing import Any
@@ -67,7 +68,11 @@ class Plug(Probe):
         with self.opener.open(url, timeout=TIMEOUT_S) as response:
             answer: dict[str, Any] = json.load(response)
         if self.kind == "shelly":
-            return float(answer["apower"]), float(answer["aenergy"]["total"])
-        energy = answer["StatusSNS"]["ENERGY"]
-        power = energy["Power"]
-        return float(power[self.switch] if isinstance(power, list) else power), float(energy["Total"]) * 1e3
+            found = float(answer["apower"]), float(answer["aenergy"]["total"])
+        else:
+            energy = answer["StatusSNS"]["ENERGY"]
+            power = energy["Power"]
+            found = float(power[self.switch] if isinstance(power, list) else power), float(energy["Total"]) * 1e3
+        if not all(map(math.isfinite, found)):
+            raise ValueError(f"the plug answers {found[0]} W, {found[1]} Wh")
+        return found

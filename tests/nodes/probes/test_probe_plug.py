@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import math
 import threading
 
 import pytest
@@ -90,6 +91,25 @@ def test_a_plug_that_goes_away_and_comes_back(plug, tmp_path):
     assert probe.read()
 
 
+def test_no_number_never_reaches_a_trace(plug, tmp_path):
+    """A plug that answers NaN for a while: told as an error, left out, and integrated over from what was known."""
+    answer(plug, SHELLY)
+    probe = make_probe("plug", url=plug.url)
+    probe.every_ms = 20
+    with Sampler([probe], "device", tmp_path) as sampler:
+        threading.Event().wait(0.2)
+        answer(plug, {**SHELLY, "apower": float("nan")})
+        threading.Event().wait(0.2)
+        answer(plug, SHELLY)
+        threading.Event().wait(0.2)
+    assert "nan" in sampler.path.read_text(encoding="utf-8").lower()  # the error's own words
+    joules = [s for s in read_samples(sampler.path) if (s.probe, s.channel) == ("plug", "node")]
+    assert all(math.isfinite(sample.value) for sample in joules)
+    assert max(b.t_ns - a.t_ns for a, b in zip(joules, joules[1:])) > 0.15e9  # nothing was made up meanwhile
+    elapsed_s = (joules[-1].t_ns - joules[0].t_ns) / 1e9
+    assert joules[-1].value - joules[0].value == pytest.approx(42.5 * elapsed_s, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "status"),
     [
@@ -97,6 +117,8 @@ def test_a_plug_that_goes_away_and_comes_back(plug, tmp_path):
         (b"{}", 404, "unsupported"),
         (b"<html>", 200, "unsupported"),
         (b'{"apower": null, "aenergy": {"total": 1}}', 200, "unsupported"),
+        (b'{"apower": NaN, "aenergy": {"total": 1}}', 200, "unsupported"),
+        (b'{"apower": 5, "aenergy": {"total": NaN}}', 200, "unsupported"),
         (b"{}", 200, "unsupported"),
     ],
 )
