@@ -1,6 +1,7 @@
 """Plug meters, answered by a real HTTP server that speaks as they do."""
 
 import http.server
+import itertools
 import json
 import math
 import threading
@@ -105,7 +106,7 @@ def test_no_number_never_reaches_a_trace(plug, tmp_path):
     assert "nan" in sampler.path.read_text(encoding="utf-8").lower()  # the error's own words
     joules = [s for s in read_samples(sampler.path) if (s.probe, s.channel) == ("plug", "node")]
     assert all(math.isfinite(sample.value) for sample in joules)
-    assert max(b.t_ns - a.t_ns for a, b in zip(joules, joules[1:])) > 0.15e9  # nothing was made up meanwhile
+    assert max(b.t_ns - a.t_ns for a, b in itertools.pairwise(joules)) > 0.15e9  # nothing was made up meanwhile
     elapsed_s = (joules[-1].t_ns - joules[0].t_ns) / 1e9
     assert joules[-1].value - joules[0].value == pytest.approx(42.5 * elapsed_s, rel=0.1)
 
