@@ -24,8 +24,9 @@ lint: setup
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
+# Two at a time: most of a test's time is spent waiting for the processes that it started.
 test: lint
-	$(VENV)/pytest
+	$(VENV)/pytest -n 2 --dist loadfile
 
 test-all: lint
 	$(VENV)/pytest -m ""
