@@ -113,12 +113,11 @@ def _of_paper(paper: Mapping[str, Any]) -> list[Reported]:
 def setting_of(row: Row, run: Run) -> Setting | None:
     """Where a row stands, if it is a published system at a setting papers could report: the same rate both ways, one
     compute profile, a fixed draft length."""
-    paces = {(run.config.get(node) or {}).get("engine", {}).get("pace") for node in ("device", "edge")}
-    pace, *others = paces
+    pace, other = ((run.config.get(node) or {}).get("engine", {}).get("pace") for node in ("device", "edge"))
     link = run.config.get("link") or {}
     ways = [link.get(way) or {} for way in ("up", "down")]
     length, rate_mbps = row.axes.get("draft_length") or _length(row), ways[0].get("rate_mbps")
-    if others or not isinstance(pace, str) or not isinstance(length, int) or not rate_mbps:
+    if pace != other or not isinstance(pace, str) or not isinstance(length, int) or not rate_mbps:
         return None
     if rate_mbps != ways[1].get("rate_mbps"):
         return None

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import yaml
 from many_set import base_run, paper_runs
 from report_run import Page
 
@@ -16,6 +17,7 @@ from experiments.predict.reported import Setting, beside_reported, load_reported
 from experiments.report.many.page import render
 from experiments.report.many.reported import HEADINGS, rows_beside
 from experiments.report.papers import write_reported
+from experiments.schema import Config
 from experiments.sweep.points import load_sweep
 from nodes.engine.profiles import load_pace, profile_names
 
@@ -125,6 +127,18 @@ def test_what_no_paper_has_numbers_for_is_beside_none(found, system):
 
 def test_another_pair_another_rate_back_or_no_link_is_no_published_setting(found, tmp_path):
     base = base_run(tmp_path / "base", requests=3)
+    behind_link(base, tmp_path / "runs" / "one", 20, 50)
+    assert not rows_beside(collect([tmp_path / "runs"]))
+
+
+def test_numbers_of_ones_own_for_the_pace_are_no_published_setting(tmp_path):
+    base = base_run(tmp_path / "base", requests=3)
+    settings = {"name": "own", "systems": ["edge_ar", "dssd"], "engine": "toy", "draft_length": 8}
+    pace = {"draft": {"forward_ms": 1}, "target": {"forward_ms": 5}}
+    config = {**Config.model_validate(settings).resolved()}
+    for node in ("device", "edge"):
+        config[node]["engine"] = {**config[node]["engine"], "pace": pace}
+    (base.path / "config.yaml").write_text(yaml.safe_dump(config))
     behind_link(base, tmp_path / "runs" / "one", 20, 50)
     assert not rows_beside(collect([tmp_path / "runs"]))
 
