@@ -197,6 +197,20 @@ def test_a_node_that_is_killed_leaves_its_records_and_nothing_shaped(guests, as_
         assert not guest.run("ls /run/dssd-work/runs").strip()
 
 
+def test_a_disk_that_fills_up_ends_the_run_by_name_and_one_that_is_full_refuses_it(guests, as_before, tmp_path):
+    device = guests[0]
+    device.run("mkdir -p /run/small && mount -t tmpfs -o size=200m small /run/small")
+    fill = "cat /dev/zero >/run/small/filler 2>/dev/null; true"
+    try:
+        with pytest.raises((RunError, RemoteError), match="no room left"):
+            run(guests, tmp_path, once(lambda: device.run(fill)), at_device={"workdir": "/run/small"}, **MANY)
+        assert latest(tmp_path).requests().records
+        with pytest.raises(RemoteError, match=r"(?s)(No space left|MB wanted).*remedy: make room there"):
+            run(guests, tmp_path, at_device={"workdir": "/run/small"}, link=LINK)
+    finally:
+        device.run("umount /run/small")
+
+
 def test_a_wall_clock_hours_off_is_told_and_changes_nothing(guests, as_before, tmp_path):
     edge = guests[1]
     edge.run("date -s @$(($(date +%s) + 18000)) >/dev/null")
