@@ -268,7 +268,13 @@ def open_lab(spec: LinkSpec, name: str | None = None) -> Iterator[Lab]:
     """
     if name is not None and not LAB_NAME.fullmatch(name):
         raise LinkError(f"lab name '{name}' must be 1 to 31 of a-z, 0-9 and '-'")
-    lab = Lab(name or secrets.token_hex(4), choose_backend(spec), spec)
+    with opened(Lab(name or secrets.token_hex(4), choose_backend(spec), spec)) as lab:
+        yield lab
+
+
+@contextmanager
+def opened(lab: Lab) -> Iterator[Lab]:
+    """Build a lab, hand it out, take it down, whatever happens. Raises as `open_lab` does."""
     try:
         lab._open()
         yield lab

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,7 @@ from netem.backend import why_no_netem
 from netem.check import check_link
 from netem.errors import LinkError
 from netem.judge import expected_delay_ms
-from netem.lab import Lab, exit_on_sigterm, open_lab, undisturbed
+from netem.lab import Lab, exit_on_sigterm, open_lab, opened
 from netem.spec import DIRECTIONS, DirectionSpec, LinkSpec
 
 BACKENDS = ("uml", "netns", "physical")
@@ -93,19 +93,10 @@ def _strict(spec: LinkSpec) -> LinkSpec:
     return LinkSpec.model_validate({**spec.model_dump(), "tolerance": tolerance})
 
 
-@contextmanager
-def _lab(backend: str) -> Iterator[Lab]:
-    if backend != "physical":
-        with open_lab(LinkSpec(backend=backend)) as lab:  # type: ignore[arg-type]
-            yield lab
-        return
-    lab = PhysicalLab("bench-physical", "uml", LinkSpec(backend="uml"))
-    try:
-        lab._open()
-        yield lab
-    finally:
-        with undisturbed():
-            lab.close()
+def _lab(backend: str) -> AbstractContextManager[Lab]:
+    if backend == "physical":
+        return opened(PhysicalLab("bench-physical", "uml", LinkSpec(backend="uml")))
+    return open_lab(LinkSpec(backend=backend))  # type: ignore[arg-type]
 
 
 class PhysicalLab(Lab):
