@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from experiments.cli.answers import Json, Overrides, answer, note, plain_errors, table
+
+if TYPE_CHECKING:
+    from experiments.schema import Config
+    from nodes.runspec import Prompt
 
 app = typer.Typer(help="Train a system's small parts from a pair of models.", no_args_is_help=True)
 PairConfig = Annotated[
@@ -40,21 +45,12 @@ def router(
 ) -> None:
     """The router of hybrid_llm: which requests may the device answer alone?"""
     with plain_errors():
-        from experiments.schema import Config, load_config
-        from experiments.training.queries import held_out_queries
         from experiments.training.router import train_router, write_router
         from nodes.policies.routing import BUNDLED
 
-        if config is None:
-            if overrides:
-                raise typer.BadParameter("--set changes a configuration: name one")
-            loaded = Config.model_validate({"name": "router", "systems": ["edge_ar"]})
-            prompts, source = held_out_queries(queries)
-        else:
-            if out is None:
-                raise typer.BadParameter("--out FILE: where this pair's router goes")
-            loaded = load_config(config, overrides or [])
-            prompts, source = loaded.prompts, f"the prompts of {config.name}"
+        if config and out is None:
+            raise typer.BadParameter("--out FILE: where this pair's router goes")
+        loaded, prompts, source = _material("router", config, overrides, queries)
         path = out or BUNDLED
         trained = train_router(loaded, prompts, source, answers, new_tokens)
         write_router(trained, path)
@@ -80,27 +76,33 @@ def head(
     with plain_errors():
         import msgspec
 
-        from experiments.schema import Config, load_config
         from experiments.training.head import train_head
-        from experiments.training.queries import held_out_queries
         from nodes.heads import BUNDLED
 
-        if config is None:
-            if overrides:
-                raise typer.BadParameter("--set changes a configuration: name one")
-            loaded = Config.model_validate({"name": "head", "systems": ["edge_ar"]})
-            prompts, source = held_out_queries(queries)
-        else:
-            if out is None:
-                raise typer.BadParameter("--out FILE.npz: where this pair's head goes")
-            loaded = load_config(config, overrides or [])
-            prompts, source = loaded.prompts, f"the prompts of {config.name}"
+        if config and out is None:
+            raise typer.BadParameter("--out FILE.npz: where this pair's head goes")
+        loaded, prompts, source = _material("head", config, overrides, queries)
         path = out or BUNDLED
         if path.suffix != ".npz":
             raise typer.BadParameter(f"{path}: a head's file ends in .npz")
         card = msgspec.to_builtins(train_head(loaded, prompts, source, rounds, path).card)
         note(f"{path}, and its card {path.with_suffix('.json')}")
         answer({"file": str(path), **card}, json, lambda made: table([made["held_out"]], list(made["held_out"])))
+
+
+def _material(
+    name: str, config: Path | None, overrides: list[str] | None, queries: int
+) -> tuple[Config, Sequence[Prompt], str]:
+    """Whose models are trained on what: (configuration, prompts, where those are from)."""
+    from experiments.schema import Config, load_config
+    from experiments.training.queries import held_out_queries
+
+    if config is not None:
+        loaded = load_config(config, overrides or [])
+        return loaded, loaded.prompts, f"the prompts of {config.name}"
+    if overrides:
+        raise typer.BadParameter("--set changes a configuration: name one")
+    return Config.model_validate({"name": name, "systems": ["edge_ar"]}), *held_out_queries(queries)
 
 
 def _show_held_out(card: dict[str, Any]) -> None:
