@@ -6,26 +6,18 @@ import shutil
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from small_models import llama_config
+from transformers import DynamicCache, LlamaForCausalLM
 
 from nodes.engine.hf import HfEngine
 from nodes.engine.hf_lean import LeanLlama, fits
 
-SHAPE = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
 TEXT = [5, 3, 8, 1, 9, 2, 7, 4, 6, 5, 3]
 
 
 def model_of(**changes) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes})).eval()
+    return LlamaForCausalLM(llama_config(**changes)).eval()
 
 
 @pytest.mark.parametrize(
