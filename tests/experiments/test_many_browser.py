@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-from html import unescape
 from pathlib import Path
 
 import pytest
+from browser import IN_A_BROWSER, open_page
 from many_set import RATES_MBPS, RTTS_MS, sweep_of_runs, threshold_runs
 from report_run import SYSTEMS
-from test_report_browser import CHROMIUM, FLAGS, pytestmark  # noqa: F401  the same conditions
 
 from experiments.collection import collect
 from experiments.report.many.page import render
 
+pytestmark = IN_A_BROWSER
 RUNS = len(RTTS_MS) * len(RATES_MBPS)
 # Of toy runs without joules, judged answers or thresholds:
 DRAWN = {"heat", "curves", "predicted", "anatomy", "positions", "lengths", "bytes", "latency"}
@@ -34,36 +31,14 @@ ACTIONS = {
           over.value = axis.value; el.value = metric.value; {CHANGE} }}""",
     "sort": "document.querySelectorAll('.headline th button')[0].click();",
 }
-REPORTER = """
-<script nonce="NONCE">
-const done = setInterval(() => {
-  if (document.body.dataset.drawn !== "all") return;
-  clearInterval(done);
-  ACTION
-  setTimeout(() => {
-    const find = (selector) => [...document.querySelectorAll(selector)];
-    const place = document.createElement("pre");
-    place.id = "result";
-    place.textContent = JSON.stringify({
-      errors: Number(document.body.dataset.errors),
-      said: document.getElementById("errors").textContent,
-      traces: Object.fromEntries(find("[data-drawn]:not(body)").map((plot) => [plot.id.slice(5), plot.data.length])),
-      painted: find("[data-drawn]:not(body)").filter((plot) => plot.querySelector(".main-svg path")).length,
+FINDINGS = """
       absent: find("p.absent").filter((p) => !p.hidden).map((p) => p.id.slice(7)),
       columns: document.getElementById("plot-heat").data?.[0].x.length,
       title: document.getElementById("plot-curves").layout?.yaxis.title.text,
       rows: find(".headline tbody tr").filter((row) => !row.hidden).map((row) => row.firstChild.textContent),
       runs: find("details[data-runs]").filter((run) => !run.hidden).length,
       count: document.getElementById("count").textContent,
-      wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-      text: getComputedStyle(document.body).color,
       axis: document.querySelector("#plot-curves .xtick text")?.style.fill,
-    });
-    document.body.append(place);
-  }, 2500);
-}, 50);
-</script>
-</body>
 """
 
 
@@ -73,22 +48,7 @@ def text(tmp_path_factory) -> str:
 
 
 def look(text: str, tmp_path: Path, action: str = "nothing", width: int = 1300) -> dict:
-    nonce = re.search(r'<script nonce="(\w+)">', text)
-    assert nonce and CHROMIUM
-    tmp_path.mkdir(exist_ok=True)
-    path = tmp_path / "page.html"
-    script = REPORTER.replace("NONCE", nonce[1]).replace("ACTION", ACTIONS[action])
-    path.write_text(text.replace("</body>", script), encoding="utf-8")
-    argv = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
-    done = subprocess.run(
-        [*argv, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=180, check=False
-    )
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
-    assert result, f"the page was not drawn: {done.stderr[-2000:]}"
-    seen = json.loads(unescape(result[1]))
-    assert seen["errors"] == 0, seen["said"]
-    return seen
+    return open_page(text, tmp_path, ACTIONS[action], FINDINGS, width)
 
 
 @pytest.mark.parametrize("width", [1300, 500])

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
 
 import pytest
+from browser import IN_A_BROWSER, open_page
 from report_run import SYSTEMS, summary_of, toy_run
 
-from experiments.doctor import BROWSERS
 from experiments.report import write_report
 
-pytest.importorskip("plotly", reason="the plots are plotly's: pip install plotly")
-CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason=f"no browser here: none of {', '.join(BROWSERS)} is on the PATH"),
-]
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
-    "--virtual-time-budget=60000",
-)  # fmt: skip
+pytestmark = IN_A_BROWSER
 ACTIONS = {  # what a reader does once the page is drawn
     "nothing": "",
     "hide": "document.querySelectorAll('#filter input')[0].click();",
@@ -43,34 +28,11 @@ ACTIONS = {  # what a reader does once the page is drawn
         for (const kind of ['mousedown', 'mouseup']) item.dispatchEvent(
             new MouseEvent(kind, {bubbles: true, clientX: at.x + 5, clientY: at.y + 5}));""",
 }
-REPORTER = """
-<script nonce="NONCE">
-const done = setInterval(() => {
-  if (document.body.dataset.drawn !== "all") return;
-  clearInterval(done);
-  ACTION
-  setTimeout(() => {
-    const find = (selector) => [...document.querySelectorAll(selector)];
-    const traces = Object.fromEntries(find("[data-drawn]:not(body)").map((plot) => [plot.id, plot.data.length]));
-    const result = {
-      errors: Number(document.body.dataset.errors),
-      said: document.getElementById("errors").textContent,
-      traces,
-      painted: find("[data-drawn]:not(body)").filter((plot) => plot.querySelector(".main-svg path")).length,
-      wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+FINDINGS = """
+      traces: Object.fromEntries(find("[data-drawn]:not(body)").map((plot) => [plot.id, plot.data.length])),
       rows: find(".headline tbody tr").filter((row) => !row.hidden).map((row) => row.dataset.system),
-      text: getComputedStyle(document.body).color,
       axis: document.querySelector("#plot-tokens-per-s .xtick text")?.style.fill,
       timeline: document.getElementById("timeline-request").selectedOptions[0].textContent,
-    };
-    const place = document.createElement("pre");
-    place.id = "result";
-    place.textContent = JSON.stringify(result);
-    document.body.append(place);
-  }, 1500);
-}, 50);
-</script>
-</body>
 """
 
 
@@ -81,24 +43,7 @@ def text(tmp_path_factory) -> str:
 
 
 def look(text: str, tmp_path: Path, action: str = "nothing", width: int = 1300) -> dict:
-    """Open the page, do something, and hear what became of it; anything on the console is a failure."""
-    nonce = re.search(r'<script nonce="(\w+)">', text)
-    assert nonce and CHROMIUM
-    script = REPORTER.replace("NONCE", nonce[1]).replace("ACTION", ACTIONS[action])
-    tmp_path.mkdir(exist_ok=True)
-    path = tmp_path / "page.html"
-    path.write_text(text.replace("</body>", script), encoding="utf-8")
-    argv = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
-    done = subprocess.run(
-        [*argv, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=180, check=False
-    )
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not console
-    result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
-    assert result, f"the page was not drawn: {done.stderr[-2000:]}"
-    seen = json.loads(unescape(result[1]))
-    assert seen["errors"] == 0, seen["said"]
-    return seen
+    return open_page(text, tmp_path, ACTIONS[action], FINDINGS, width)
 
 
 @pytest.mark.parametrize("width", [1300, 500])
