@@ -12,6 +12,7 @@ from nodes.engine import EngineError
 from nodes.engine.make import make_engine, parse
 from nodes.policies.batch import make_batch
 from nodes.probes import probe_names
+from nodes.probes.radio_model import declared_radio
 
 
 def _spell(value: Any, info: ValidationInfo) -> Any:
@@ -98,12 +99,26 @@ class WattsSpec(Strict):
         return self
 
 
+class RadioSpec(Strict):
+    """The device's radio, modelled: netem consumes no radio power. Nothing is assumed without it."""
+
+    technology: Literal["", "lte", "wifi", "5g"] = Field(default="", description="whose published coefficients")
+    coefficients: dict[str, float] = Field(default={}, description="that replace some, or are all of another radio")
+    source: str = Field(default="", description="of the coefficients")
+    unit_w: float | None = Field(default=None, gt=0, description="5g: what the radio draws in deep sleep")
+    tx_mbps: float | None = Field(default=None, gt=0, description="5g: rate of the air while it sends")
+    rx_mbps: float | None = Field(default=None, gt=0, description="5g: rate of the air while it receives")
+
+    @model_validator(mode="after")
+    def _radio_can_be_made(self) -> RadioSpec:
+        declared_radio(**self.model_dump())
+        return self
+
+
 class EnergySpec(Strict):
     device: WattsSpec = WattsSpec()
     edge: WattsSpec = WattsSpec()
-    radio: dict[str, Any] = Field(
-        default={}, description="of the device, modelled: {technology: lte}, or coefficients and their source"
-    )
+    radio: RadioSpec | None = Field(default=None, description="of the device: {technology: lte}, say")
     baseline_s: float = Field(
         default=2.0, ge=0, le=600, description="of rest before and after the requests, where joules are measured"
     )

@@ -222,7 +222,7 @@ class Config(Strict):
     def to_runspec(self) -> RunSpec:
         def probes(node: Literal["device", "edge"]) -> ProbeSpec:
             watts = getattr(self.energy, node)
-            radio = self.energy.radio if node == "device" else {}
+            radio = self.energy.radio.model_dump() if self.energy.radio and node == "device" else {}
             return ProbeSpec(getattr(self, node).probes, self.energy.interval_ms, watts.idle_w, watts.full_w, radio)
 
         return RunSpec(

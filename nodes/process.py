@@ -28,6 +28,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
+
 from nodes.alignment import Alignment
 from nodes.channel import EdgeError
 from nodes.composition import CompositionError, System
@@ -109,7 +111,9 @@ def run_device(
 ) -> None:
     """Run the spec's requests, or those that come `from_stdin`, against the edge at `connect`; its records go to
     `out`. `control`: the edge's control line, where it is not beside the link; `control_exempt`: on the same path, but
-    not shaped."""
+    not shaped. Raises LinkError for an `interface` that this machine does not have."""
+    if interface is not None and interface not in (known := psutil.net_io_counters(pernic=True)):
+        raise LinkError(f"no interface {interface} to count bytes at; there are: {', '.join(sorted(known))}")
     with ExitStack() as stack:
         sampler = stack.enter_context(SamplerProcess("device"))  # before the limits: they are not for it
         limits = stack.enter_context(limited(spec.device.cpus, spec.device.cpu_share, spec.device.cpu_max_mhz))
@@ -233,19 +237,26 @@ def _rest(seconds: float) -> list[int]:
 def _sample(
     sampler: SamplerProcess, spec: NodeSpec, engine: Engine, out: Path, shared: bool, interface: str | None = None
 ) -> EnergySource:
-    """All probes this machine has, or those that are named; the node's own process is what they watch."""
+    """All probes this machine has, or those that are named; the node's own process is what they watch.
+
+    Raises ProbeError where one that is named, or a radio that is declared, cannot be read here.
+    """
     pids = {sampler.node: os.getpid()}
     for rank in engine.describe().get("ranks", [])[1:]:  # those on this machine that hold a share of the target
         if rank["host"] == platform.node():
             pids[f"{sampler.node}_rank{rank['rank']}"] = rank["pid"]
     probes: dict[str, dict[str, Any]] = {name: {} for name in spec.probes.probes or probe_names()}
+    required = set(spec.probes.probes)
+    if spec.probes.radio:
+        probes.setdefault("radio_model", {})
+        required.add("radio_model")
     paced = "paced" in engine.labels
     busy = engine.busy if paced else None  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
     declared = {"idle_w": spec.probes.idle_w, "full_w": spec.probes.full_w}
     given: dict[str, dict[str, Any]] = {
         "psutil_trace": {"pids": pids},
         "psutil_estimate": {**declared, "pids": pids if shared else {}},
-        "radio_model": {"interface": interface or "", **spec.probes.radio} if spec.probes.radio else {},
+        "radio_model": {"interface": interface or "", **spec.probes.radio},
     }
     if paced:
         pace = engine.pace  # type: ignore[attr-defined]
@@ -255,7 +266,8 @@ def _sample(
         }
     for name, options in probes.items():
         options |= given.get(name, {})
-    return sampler.start(out, probes, spec.probes.interval_ms, paced=paced, shared=shared, busy=busy)
+    interval_ms = spec.probes.interval_ms
+    return sampler.start(out, probes, interval_ms, required=required, paced=paced, shared=shared, busy=busy)
 
 
 def _announce(event: str, **fields: Any) -> None:

@@ -20,6 +20,8 @@ from experiments.launch import Outcome, RunError, run_nodes
 from experiments.schema import load_config
 from experiments.store import RunFolder, create_run
 from netem.journal import leftovers
+from nodes.probes.radio_model import declared_radio
+from nodes.probes.sampler import read_samples
 
 DSSD = [sys.executable, "-m", "experiments.cli"]
 EXACT = ["edge_ar", "colocated_sd", "dsd", "dsd_sparse", "dssd", "dssd_sampled", "coupled", "token_match"]
@@ -192,6 +194,40 @@ def test_two_nodes_by_hand(edge_by_hand, tmp_path):
     _, said = device.communicate(timeout=60)
     assert device.returncode == 0, said
     assert (tmp_path / "device" / "requests.jsonl").stat().st_size > 0
+
+
+RADIO = "energy.radio={technology: 5g, unit_w: 0.004, tx_mbps: 50, rx_mbps: 400}"
+
+
+def test_a_declared_radio_pays_for_the_bytes_of_the_interface_that_is_named(edge_by_hand, tmp_path):
+    config, endpoint = edge_by_hand
+    words = ["--connect", endpoint, "--keys", str(tmp_path / "keys"), "--interface", "lo", "--set", RADIO]
+    device = by_hand("device", config, tmp_path, *words)
+    _, said = device.communicate(timeout=60)
+    assert device.returncode == 0, said
+    trace = read_samples(tmp_path / "device" / "power.device.jsonl")
+    joules = [sample.value for sample in trace if (sample.probe, sample.channel) == ("radio_model", "radio")]
+    requests = [json.loads(line) for line in (tmp_path / "device" / "requests.jsonl").open()]
+    radio = declared_radio("5g", unit_w=0.004, tx_mbps=50, rx_mbps=400)
+    up, down = (sum(request[f"link_{way}_bytes"] for request in requests) for way in ("up", "down"))
+    assert joules == sorted(joules) and up > 0 < down
+    assert joules[-1] - joules[0] > up * radio.tx_j_per_byte + down * radio.rx_j_per_byte
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "device.probes=[rpi]"], "probe rpi was asked for and is unsupported"),
+        (["--set", RADIO], "no interface is named"),
+        (["--interface", "nope0"], "no interface nope0"),
+        (["--set", "energy.radio={technology: 5g}"], "energy.radio: 5g lacks unit_w"),
+    ],
+)
+def test_what_is_asked_for_and_cannot_be_read_ends_the_device_by_name(edge_by_hand, tmp_path, words, said):
+    config, endpoint = edge_by_hand
+    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"), *words)
+    _, complaint = device.communicate(timeout=60)
+    assert device.returncode != 0 and said in complaint and "Traceback" not in complaint, complaint
 
 
 def test_a_stranger_is_refused_by_name(edge_by_hand, tmp_path):

@@ -39,13 +39,18 @@ def device_run(
     config: ConfigPath,
     connect: Annotated[str, typer.Option(help="Where the edge listens.")] = "tcp://127.0.0.1:5555",
     control: Control = None,
+    interface: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--interface", help="The one to the edge: its bytes are counted, for the radio model too."),
+    ] = None,
     keys: KeysDir = None,
     plain: Plain = False,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/device"),
 ) -> None:
     """Run a configuration's requests against an edge that is already there."""
-    _node("device", config, overrides, out, ["--connect", connect, *_control(control)], keys, plain)
+    counted = ["--interface", interface] if interface else []
+    _node("device", config, overrides, out, ["--connect", connect, *_control(control), *counted], keys, plain)
 
 
 @app.command()

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,19 @@ class SamplerProcess:
         probes: Mapping[str, Mapping[str, Any]],
         interval_ms: float,
         *,
+        required: Collection[str] = (),
         paced: bool = False,
         shared: bool = False,
         busy: BusyTime | None = None,
     ) -> EnergySource:
         """Sampling has begun when this returns; the trace is in `out`. `busy` is handed to the probe paced_model.
 
-        Raises ProbeError for an unknown probe or option, OSError where the trace cannot be written.
+        Raises ProbeError for an unknown probe or option and for a `required` one that cannot be read here, OSError
+        where the trace cannot be written.
         """
         asked = {
             "node": self.node, "out": str(out), "probes": probes, "interval_ms": interval_ms,
-            "paced": paced, "shared": shared,
+            "required": sorted(required), "paced": paced, "shared": shared,
         }  # fmt: skip
         message = json.dumps(asked).encode() + b"\n"
         self._line.settimeout(TRIALS_WITHIN_S)
@@ -150,6 +152,12 @@ def main() -> None:
         probes = [make_probe(name, **given) for name, given in options.items()]
         flags = {"paced": asked["paced"], "shared": asked["shared"]}
         sampler = Sampler(probes, asked["node"], Path(asked["out"]), asked["interval_ms"], **flags)
+        for finding in sampler.findings:
+            if finding.probe in asked["required"] and not finding.usable:
+                raise ProbeError(
+                    f"probe {finding.probe} was asked for and is {finding.status}: {finding.detail}. "
+                    f"Remedy: {finding.remedy}"
+                )
         with sampler:
             source = sampler.energy_source
             answer({"energy_source": {"probes": source.probes, "status": source.status, "reason": source.reason}})
