@@ -12,14 +12,18 @@ help:
 	@echo "make bench  what the project promises, measured          make setup      what the others do first"
 
 setup: .venv/.ready
-.venv/.ready: pyproject.toml setup.cfg constraints.txt setup.sh
+.venv/.ready .venv/.ready-for-tests: pyproject.toml setup.cfg constraints.txt setup.sh
+.venv/.ready:
 	@./setup.sh
 	@touch $@
+.venv/.ready-for-tests:
+	@./setup.sh tests
+	@touch .venv/.ready $@
 
 run: setup
 	$(ROOT) $(VENV)/dssd run experiments/configs/quickstart.yaml
 
-lint: setup
+lint: .venv/.ready-for-tests
 	$(VENV)/ruff check .
 	$(VENV)/mypy
 	$(VENV)/lint-imports
@@ -31,7 +35,7 @@ test: lint
 test-all: lint
 	$(VENV)/pytest -m ""
 
-bench: setup
+bench: .venv/.ready-for-tests
 	$(ROOT) $(VENV)/dssd bench --out bench.json
 
 clean:

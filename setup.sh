@@ -1,10 +1,13 @@
 #!/bin/sh
-# Sets everything up, saying what it does; quick when there is nothing to do. `make setup` calls it.
+# Sets everything up, saying what it does; quick when there is nothing to do. `make setup` calls it, and `make test` with
+# `tests`, for what only tests and benchmarks need.
 #
 #   system packages   by apt, as root or with passwordless sudo; otherwise the command to type is printed
 #   .venv             from constraints.txt; the CPU build of torch unless TORCH=cuda
 set -eu
 cd "$(dirname "$0")"
+for_tests=${1:-}
+case "$for_tests" in "" | tests) ;; *) echo "usage: ./setup.sh [tests]" >&2; exit 2 ;; esac
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 as_root() {
@@ -35,7 +38,7 @@ command -v ethtool >/dev/null || [ -x /sbin/ethtool ] || missing="$missing ethto
 command -v nsenter >/dev/null || missing="$missing util-linux"
 command -v ssh >/dev/null || missing="$missing openssh-client"
 command -v rsync >/dev/null || missing="$missing rsync"
-command -v shellcheck >/dev/null || missing="$missing shellcheck" # `make test` holds the shell scripts to it
+[ -z "$for_tests" ] || command -v shellcheck >/dev/null || missing="$missing shellcheck" # the scripts are held to it
 PYTHON=${PYTHON:-python3}
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 # shellcheck disable=SC2086  # a list of words
@@ -63,6 +66,7 @@ import urllib.request as r; r.urlopen('$cpu_index/torch/', timeout=5)" 2>/dev/nu
     .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt $index torch
 fi
 say "installing the testbed and its libraries into .venv"
-.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[report,nvidia,parallel,dev]'
+.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt \
+    -e ".[report,nvidia,parallel${for_tests:+,frames,mlflow,dev}]"
 .venv/bin/python -m compileall -q nodes transport netem experiments >/dev/null || true
 say "done"
