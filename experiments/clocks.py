@@ -20,9 +20,10 @@ from transport.clock import SAME_CLOCK, Offset
 def recorded_clock(run: Path) -> dict[str, Any]:
     """What the device found out about the edge's clock (see nodes/alignment.py); empty where it did not end well."""
     try:
-        return json.loads((run / "device.json").read_text(encoding="utf-8")).get("clock") or {}
+        left = json.loads((run / "device.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return left.get("clock") or {} if isinstance(left, dict) else {}
 
 
 def edge_clock(run: Path) -> Offset | None:

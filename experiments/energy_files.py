@@ -37,7 +37,8 @@ class Energy:
 
 def run_energy(folder: RunFolder) -> Energy:
     """From the records and traces alone. A folder without traces has no rows, and a block that says so."""
-    samples = list(folder.samples())
+    broken: list[str] = []
+    samples = list(folder.samples(broken))
     counted, radio = counters(samples), counters(samples, "device", RADIO)
     requests, rounds = folder.requests().records, folder.rounds().records
     one_clock = edge_clock(folder.path) is not None
@@ -56,7 +57,7 @@ def run_energy(folder: RunFolder) -> Energy:
         its_rounds = [r for r in rounds if r.system == system.name and r.request_id in known]
         its_rows = [row for row in rows if row["system"] == system.name and row["request_id"] in known]
         systems.append(_system(system, mine, its_rounds, its_rows, radio))
-    return Energy(rows, {"nodes": nodes, "clocks_compared": one_clock, "systems": systems})
+    return Energy(rows, {"nodes": nodes, "clocks_compared": one_clock, "broken_traces": broken, "systems": systems})
 
 
 def _baseline(folder: RunFolder, node: str, counted: Sequence[Counter]) -> Baseline:
@@ -99,12 +100,12 @@ def _node(
 
 def _sampler(folder: RunFolder, node: str) -> dict[str, Any] | None:
     """What the node's sampler itself took: of a core, how late its ticks were, how many it missed. None where its trace
-    has no end: it was killed, or its node was with everything that belonged to it."""
+    is not whole: it was killed, or its node was with everything that belonged to it."""
     trace = folder.path / f"power.{node}.jsonl"
-    if not trace.is_file():
+    header = folder.trace_header(node)
+    if not header:
         return None
     with trace.open("rb") as file:
-        header = json.loads(file.readline() or b"{}").get("header", {})
         file.seek(max(0, trace.stat().st_size - FOOTER_ROOM_BYTES))
         last = (file.read().splitlines() or [b""])[-1]
     if not last.startswith(b'{"footer"'):

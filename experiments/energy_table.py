@@ -23,7 +23,7 @@ def energy_table(energy: Energy, by: str) -> list[Row]:
 
 def energy_lines(energy: Energy) -> list[str]:
     """Totals, joules a token, and joules for nothing; and why something is not known."""
-    lines = [""]
+    lines = ["", *energy.block["broken_traces"]]
     for node, found in energy.block["nodes"].items():
         baseline = found["baseline"]
         if found["joules"] is None:

@@ -26,7 +26,7 @@ import yaml
 
 from experiments.clocks import edge_clock, round_on_device_clock, sample_on_device_clock
 from nodes.probes import ProbeError
-from nodes.probes.sampler import Sample, read_samples
+from nodes.probes.sampler import Sample, read_records, read_samples
 from nodes.records import RequestRecord, RoundRecord
 from nodes.runspec import RunSpec, read_runspec
 from nodes.tcp_trace import TcpSample
@@ -74,8 +74,8 @@ class RunFolder:
             config = yaml.load(path.read_text(encoding="utf-8"), LOADER)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} is not YAML ({str(error).splitlines()[0]}): restore it") from None
-        if not isinstance(config, dict):
-            raise StoreError(f"{path} is not a configuration, a mapping of keys: restore it")
+        if not isinstance(config, dict) or not isinstance(config.get("systems", []), list):
+            raise StoreError(f"{path} is not a configuration, a mapping of keys with a list of systems: restore it")
         return config
 
     def spec(self) -> RunSpec:
@@ -146,16 +146,17 @@ class RunFolder:
         """The samplers' own files, one a node."""
         return sorted(self.path.glob("power.*.jsonl"))
 
-    def samples(self) -> Iterator[Sample]:
-        """All nodes' samples, on the device's clock where the edge's was compared with it. A trace that cannot be
-        read ends where it cannot."""
+    def samples(self, broken: list[str] | None = None) -> Iterator[Sample]:
+        """All nodes' samples, on the device's clock where the edge's was compared with it. A trace with a broken line
+        ends there, which is written to `broken`."""
         clock = edge_clock(self.path)
         for trace in self.traces():
             try:
                 for sample in read_samples(trace):
                     yield sample if clock is None else sample_on_device_clock(sample, clock)
-            except ProbeError:
-                continue
+            except ProbeError as error:
+                if broken is not None:
+                    broken.append(f"{error}; what was sampled from there on is left out, the file is left as it is")
             except (KeyError, IndexError, TypeError) as error:
                 raise self._other_version(trace, f"no {error} where one is wanted") from None
 
@@ -350,10 +351,11 @@ def _ends_with_a_line(path: Path) -> bool:
 
 
 def _trace_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        line = file.readline()
-    record = json.loads(line) if _is_json(line) else {}
-    return record.get("header") or {}
+    """The first that is whole; empty where there is none."""
+    try:
+        return next((record["header"] for record in read_records(path) if "header" in record), {})
+    except ProbeError:
+        return {}
 
 
 def _is_json(line: bytes) -> bool:

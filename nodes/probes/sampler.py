@@ -285,6 +285,8 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 record = json.loads(line)
             except ValueError:
+                record = None
+            if not isinstance(record, dict):
                 broken = broken or number
                 continue
             if broken and "header" not in record:
@@ -293,7 +295,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             yield record
         else:
             return
-    raise ProbeError(f"{path}: line {broken} is not JSON, and it is not where a kill would have left it")
+    raise ProbeError(f"{path}: line {broken} is no record, and it is not where a kill would have left it")
 
 
 def read_samples(path: Path) -> Iterator[Sample]:

@@ -157,6 +157,8 @@ def test_a_newer_summary_is_not_replaced_by_less(run):
         ("run.json", '{"half', "restore it"),
         ("config.yaml", "systems: [\n a: b", "restore it"),
         ("config.yaml", "- a\n- b\n", "restore it"),
+        ("config.yaml", "systems: 3\n", "restore it"),
+        ("device.json", "[]", "restore it"),
     ],
 )
 def test_a_spoilt_file_is_named_with_its_remedy(run, name, content, said):
@@ -167,7 +169,18 @@ def test_a_spoilt_file_is_named_with_its_remedy(run, name, content, said):
     assert recorded(run) == before
 
 
-@pytest.mark.parametrize("content", ["systems: [\n a: b", "- a\n- b\n"])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_trace_ends_at_a_line_that_is_broken_and_that_is_told(run, at):
+    lines = (run / "power.device.jsonl").read_text().splitlines(keepends=True)
+    (run / "power.device.jsonl").write_text("".join([*lines[:at], "[]\n", *lines[at:]]))
+    before = recorded(run)
+    code, told = ask(["energy"], run)
+    assert code == 0 and f"power.device.jsonl: line {at + 1} is no record" in told
+    assert ask(["report"], run)[0] == 0
+    assert recorded(run) == before
+
+
+@pytest.mark.parametrize("content", ["systems: [\n a: b", "- a\n- b\n", "systems: 3\n"])
 def test_a_spoilt_configuration_among_several_is_left_out(whole, run, content):
     (run / "config.yaml").write_text(content)
     code, said = ask(["report", "--out", "page.html"], whole, run)
