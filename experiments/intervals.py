@@ -14,10 +14,13 @@ Figures = Mapping[str, Any]
 
 
 def intervals(
-    requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], verified: Sequence[RoundRecord]
+    requests: Sequence[RequestRecord],
+    rounds: Sequence[RoundRecord],
+    verified: Sequence[RoundRecord],
+    lengths: Sequence[int],
 ) -> dict[str, Any]:
     """95 % intervals of a system's headline figures, over its counted requests, their rounds, and those of these in
-    which a draft was verified; `intervals_over` says what was drawn."""
+    which a draft was verified, with their acceptance lengths; `intervals_over` says what was drawn."""
     drawn, keys = units([r.prompt_id for r in requests], [r.request_id for r in requests])
     unit = {request.request_id: key for request, key in zip(requests, keys)}
     tokens = _column(keys, [r.output_tokens for r in requests])
@@ -47,7 +50,7 @@ def intervals(
             for way in ("up", "down")
         },
         "mean_acceptance_length_ci95": ratio_interval(
-            _column(round_keys, [1 + r.n_accepted for r in verified]), _column(round_keys, [1] * len(verified))
+            _column(round_keys, lengths), _column(round_keys, [1] * len(verified))
         ),
     }
 

@@ -23,11 +23,12 @@ from experiments.quality import with_quality
 from experiments.statistics import OUTLIER_RULE
 from experiments.store import RunFolder
 from nodes.composition import System
+from nodes.methods import method_class
 from nodes.policies.route import make_route
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
-FORMAT = 5  # of summary.json: raised whenever a figure is added or means something else
+FORMAT = 6  # of summary.json: raised whenever a figure is added or means something else
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
 
@@ -134,6 +135,8 @@ def _record(
     ttft_ms = [request.ttft_ms for request in answered]
     routed = [request for request in requests if request.kept is not None]
     itl_ms = [gap for request in answered for gap in _arrival_gaps_ms(request)]
+    verified = [record for record in rounds if record.n_drafted and record.received_ns]
+    lengths = acceptance_lengths(verified, method_class(system.method).adds)
     return {
         "system": system.name,
         "title": system.title,
@@ -144,7 +147,7 @@ def _record(
         "output_tokens": tokens,
         "tokens_per_s": _over(tokens, e2e_ms / 1e3),
         "ms_per_token": _over(e2e_ms, tokens),
-        **intervals(requests, rounds, _verified(rounds)),
+        **intervals(requests, rounds, verified, lengths),
         "outlier_requests": apart(requests),
         "ttft_ms": _mean(ttft_ms),
         "ttft_ms_p50": _percentile(ttft_ms, 50),
@@ -154,7 +157,7 @@ def _record(
         "itl_ms_p90": _percentile(itl_ms, 90),
         "itl_ms_p99": _percentile(itl_ms, 99),
         "e2e_ms": _mean([request.e2e_ms for request in requests]),
-        **_acceptance(rounds),
+        **_acceptance(verified, lengths),
         "rounds_per_request": _over(len(rounds), len(requests)),
         "round_trips_per_request": _over(sum(r.legs for r in rounds if r.sent_ns), len(requests)),
         **_traffic(requests, rounds, tokens),
@@ -180,18 +183,21 @@ def _record(
     }
 
 
-def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
-    """Over the rounds in which a draft was verified. `mean_acceptance_length` is 1 + accepted / rounds, the
-    token that follows included; `tested` counts a round's accepted tokens and the first rejected one, since
-    what lies behind it was never looked at; `by_position` is how often the i-th drafted token of those rounds
-    that had one was kept."""
-    verified = _verified(rounds)
+def acceptance_lengths(verified: Sequence[RoundRecord], adds: int) -> list[int]:
+    """Tokens each round was worth: those accepted, and the one that follows a rejection, or the `adds` that the method
+    has for a draft that stood whole. An answer's end may have cut them off."""
+    return [r.n_accepted + (1 if r.n_accepted < r.n_drafted else adds) for r in verified]
+
+
+def _acceptance(verified: Sequence[RoundRecord], lengths: Sequence[int]) -> dict[str, Any]:
+    """Over the rounds in which a draft was verified. `tested` counts a round's accepted tokens and the first rejected
+    one, since what lies behind it was never looked at; `by_position` is how often the i-th drafted token of those
+    rounds that had one was kept."""
     accepted = sum(record.n_accepted for record in verified)
     tested = sum(min(record.n_accepted + 1, record.n_drafted) for record in verified)
     longest = max((record.n_drafted for record in verified), default=0)
-    mean_length = _over(accepted, len(verified))
     return {
-        "mean_acceptance_length": None if mean_length is None else 1 + mean_length,
+        "mean_acceptance_length": _mean(lengths),
         "draft_acceptance_rate": _over(accepted, sum(record.n_drafted for record in verified)),
         "acceptance_rate_tested": _over(accepted, tested),
         "acceptance_by_position": [
@@ -203,10 +209,6 @@ def _acceptance(rounds: Sequence[RoundRecord]) -> dict[str, Any]:
             if (mine := [record for record in verified if record.n_drafted == length])
         ],
     }
-
-
-def _verified(rounds: Sequence[RoundRecord]) -> list[RoundRecord]:
-    return [record for record in rounds if record.n_drafted and record.received_ns]
 
 
 def _traffic(requests: Sequence[RequestRecord], rounds: Sequence[RoundRecord], tokens: int) -> dict[str, float | None]:

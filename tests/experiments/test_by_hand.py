@@ -19,11 +19,11 @@ CONFIG = {"engine": "toy", "systems": ["edge_ar", "dssd"], "workload": {"prompts
 
 
 def command(host: str, begin: str) -> str:
-    """The one line of the page that `host` is told to type and that begins so."""
+    """The one line of the page that `host` is told to type and that begins so; the page's eth0 is called link0 here."""
     page = (PROJECT / "docs" / "two-machines.md").read_text()
     by_hand = page[page.index("## By hand") :]
     [found] = re.findall(rf"^ *{host}\$ ({re.escape(begin)}.*)$", by_hand, re.MULTILINE)
-    return found
+    return found.replace("--interface eth0", "--interface link0")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_the_commands_of_the_page_run_an_experiment(served):
     home = f"/home/{served.device.user}/results/device"
     requests = [json.loads(line) for line in served.device.run("cat", f"{home}/requests.jsonl").splitlines()]
     assert {request["system"] for request in requests} == {"edge_ar", "dssd"}
-    assert all(request["output_tokens"] for request in requests)
+    assert all(request["output_tokens"] and request["link_up_bytes"] > 0 for request in requests)
     assert "clock" in json.loads(served.device.run("cat", f"{home}/device.json"))
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from handmade import DSSD, EDGE_AR, MS, a_request, a_round, summary_of, watts
 
+from nodes.composition import load_system
 from nodes.probes.energy import counters
 
 
@@ -32,6 +33,14 @@ def test_acceptance_counts_what_was_proposed_tested_and_kept():
     assert figures["draft_acceptance_rate"] == pytest.approx(7 / 13)
     assert figures["acceptance_rate_tested"] == pytest.approx(7 / (4 + 3 + 1 + 1), rel=1e-6)
     assert figures["acceptance_by_position"] == pytest.approx([3 / 4, 2 / 3, 1 / 3, 1 / 3], rel=1e-6)
+
+
+def test_a_method_without_a_bonus_gives_nothing_after_a_draft_that_stood():
+    """HLM: one token a round, whether the draft's or the edge's."""
+    hlm = load_system("hlm")
+    rounds = [a_round(n, accepted, drafted=1, system="hlm") for n, accepted in enumerate((1, 0, 1, 1))]
+    [figures] = summary_of(rounds, [a_request(system="hlm")], systems=(hlm,))["systems"]
+    assert figures["mean_acceptance_length"] == 1 and figures["draft_acceptance_rate"] == 3 / 4
 
 
 def test_a_draft_that_nobody_verified_was_not_accepted():
