@@ -125,6 +125,11 @@ class EnergySpec(Strict):
     carbon_kg_per_kwh: float | None = Field(default=None, ge=0, description="for emissions.csv; none is assumed")
     interval_ms: float = Field(default=50.0, ge=1, le=60_000, description="between two reads of the probes")
 
+    @field_validator("radio", mode="before")
+    @classmethod
+    def _an_empty_mapping_is_no_radio(cls, value: Any) -> Any:
+        return None if value == {} else value
+
 
 def engine_spec(
     node: NodeSection,
