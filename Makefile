@@ -25,6 +25,7 @@ run: setup
 
 lint: .venv/.ready-for-tests
 	$(VENV)/ruff check .
+	$(VENV)/ruff format --check --quiet .
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 

@@ -142,9 +142,7 @@ class Node:
             raise RunError(f"the {self.name} process ended with code {event['code']} {self.complaint()}")
 
 
-def run_nodes(
-    config: Config, folder: Path, progress: Progress, outcome: Outcome, prompts: int | None = None
-) -> None:
+def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome, prompts: int | None = None) -> None:
     """Run `config` with its files in `folder`, noting in `outcome` what happened besides. Raises LinkError, RunError;
     link and nodes are gone afterwards. `prompts`: a file descriptor the device is asked through (nodes/dialogue.py)."""
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, NamedTuple
 
-STATUSES = ("measured", "estimated", "modelled", "denied", "unsupported")   # the best first
+STATUSES = ("measured", "estimated", "modelled", "denied", "unsupported")  # the best first
 USABLE = STATUSES[:3]
 NOT_PROBES = frozenset({"calibrate", "cpu", "energy", "meter_csv", "sampler", "sampler_process"})
-PLUGINS = "dssd.probes"     # entry points of other packages: a serial meter, say
+PLUGINS = "dssd.probes"  # entry points of other packages: a serial meter, say
 
 
 class ProbeError(Exception):
@@ -79,9 +79,9 @@ class Finding:
 class Probe(ABC):
     """Made cheaply, tried once, then read many times by one thread."""
 
-    name: ClassVar[str]                  # the file's name
-    every_ms: float = 0.0                # reading more often than this costs more than it tells
-    blocking: ClassVar[bool] = False     # a read waits (network, subprocess): it gets a thread of its own
+    name: ClassVar[str]  # the file's name
+    every_ms: float = 0.0  # reading more often than this costs more than it tells
+    blocking: ClassVar[bool] = False  # a read waits (network, subprocess): it gets a thread of its own
 
     @abstractmethod
     def trial(self) -> Finding:
@@ -199,9 +199,7 @@ class EnergySource:
     reason: str
 
 
-def choose_energy_source(
-    findings: Iterable[Finding], *, paced: bool = False, shared: bool = False
-) -> EnergySource:
+def choose_energy_source(findings: Iterable[Finding], *, paced: bool = False, shared: bool = False) -> EnergySource:
     """Best status wins, then what covers the whole node over parts of it, then the finer resolution.
 
     `paced`: the engine's time is not its own, so only a modelled energy may stand for it. `shared`: another

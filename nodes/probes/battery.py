@@ -7,7 +7,7 @@ from pathlib import Path
 from nodes.probes import Channel, Finding, Joules, Probe, Reading
 from nodes.probes.hwmon import text
 
-STEP_MS = 1000.0    # gauges renew their figures once in one to several seconds
+STEP_MS = 1000.0  # gauges renew their figures once in one to several seconds
 
 
 class Battery(Probe):
@@ -15,7 +15,7 @@ class Battery(Probe):
 
     name = "battery"
     every_ms = 250.0
-    blocking = True     # firmware answers, in its own time
+    blocking = True  # firmware answers, in its own time
 
     def __init__(self, root: str | Path = "/sys/class/power_supply") -> None:
         self.root = Path(root)
@@ -24,16 +24,16 @@ class Battery(Probe):
 
     def trial(self) -> Finding:
         self.supplies = [
-            supply for supply in sorted(self.root.glob("*"))
-            if text(supply / "type") == "Battery" and text(supply / "scope") != "Device"    # not a mouse's
+            supply
+            for supply in sorted(self.root.glob("*"))
+            if text(supply / "type") == "Battery" and text(supply / "scope") != "Device"  # not a mouse's
         ]
         if not self.supplies:
             return Finding(self.name, "unsupported", f"no battery in {self.root}", "use a plug meter")
         names = ", ".join(supply.name for supply in self.supplies)
         states = {supply.name: text(supply / "status") for supply in self.supplies}
         if "Discharging" not in states.values():
-            return Finding(self.name, "unsupported", f"{names}: {', '.join(states.values())}",
-                           "unplug the charger")
+            return Finding(self.name, "unsupported", f"{names}: {', '.join(states.values())}", "unplug the charger")
         try:
             for supply in self.supplies:
                 power_w(supply)
@@ -47,7 +47,7 @@ class Battery(Probe):
     def read(self) -> list[Reading]:
         states = [text(supply / "status") for supply in self.supplies]
         if "Discharging" not in states or "Charging" in states:
-            self.integral.last = None       # what the charger gave in between is nobody's
+            self.integral.last = None  # what the charger gave in between is nobody's
             return []
         watts = sum(power_w(s) for s, state in zip(self.supplies, states) if state == "Discharging")
         return [

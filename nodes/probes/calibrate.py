@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nodes.probes import Probe, ProbeError, try_probe
 
-SETTLE_S = 1.0      # clocks and fans need a moment after a change of load
+SETTLE_S = 1.0  # clocks and fans need a moment after a change of load
 
 
 @dataclass(frozen=True)

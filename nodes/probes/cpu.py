@@ -46,12 +46,12 @@ class CpuTimes:
         if self.fd < 0:
             return [(_busy_s(core), getattr(core, "steal", 0.0)) for core in psutil.cpu_times(percpu=True)]
         stat = os.pread(self.fd, 1 << 16, 0)
-        cores = stat[: stat.index(b"\nintr")].splitlines()[1:]      # what follows them is the longer part
+        cores = stat[: stat.index(b"\nintr")].splitlines()[1:]  # what follows them is the longer part
         return [self._busy_and_steal(line) for line in cores]
 
     def _busy_and_steal(self, line: bytes) -> tuple[float, float]:
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
-        return (user + nice + system + irq + softirq) * self.tick_s, steal * self.tick_s    # guest is in user
+        return (user + nice + system + irq + softirq) * self.tick_s, steal * self.tick_s  # guest is in user
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -100,7 +100,7 @@ def _opened(paths: Iterable[Path]) -> list[int]:
 def _number(fd: int) -> int | None:
     try:
         return int(os.pread(fd, 32, 0))
-    except (OSError, ValueError):       # a sensor that sleeps
+    except (OSError, ValueError):  # a sensor that sleeps
         return None
 
 
@@ -139,7 +139,7 @@ class ProcessFiles:
         """Memory and context switches. Raises OSError when the process has ended."""
         status = os.pread(self.fd, 8192, 0)
         at = status.find(b"VmRSS:")
-        if at < 0:      # a zombie has no memory any more
+        if at < 0:  # a zombie has no memory any more
             raise ProcessLookupError(f"process {self.pid} has ended")
         _, voluntary, _, involuntary = status[status.index(b"\nvoluntary_ctxt", at) :].split()[:4]
         _, rss, voluntarily, involuntarily = self.names

@@ -21,10 +21,10 @@ from nodes.probes.sampler import Sample
 
 GAP_PERIODS = 5.0
 STILL_NS, STILL_STEPS = 1_000_000_000, 20.0
-IDLE, GAP = ("idle", "", ""), ("gap", "", "")   # rows of nobody
+IDLE, GAP = ("idle", "", ""), ("gap", "", "")  # rows of nobody
 
-Interval = tuple[int, int]                      # t0_ns, t1_ns
-Phase = tuple[int, int, str, str, str]          # t0_ns, t1_ns, phase, system, request_id
+Interval = tuple[int, int]  # t0_ns, t1_ns
+Phase = tuple[int, int, str, str, str]  # t0_ns, t1_ns, phase, system, request_id
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Counter:
     probe: str
     channel: str
     status: str
-    t_ns: NDArray[np.int64]                     # [n] increasing
-    joules: NDArray[np.float64]                 # [n] never falling
+    t_ns: NDArray[np.int64]  # [n] increasing
+    joules: NDArray[np.float64]  # [n] never falling
     resets: list[Interval] = field(default_factory=list)
     gap_periods: float = GAP_PERIODS
 
@@ -71,7 +71,7 @@ class Counter:
             self.stills = [(int(self.t_ns[ends[i]]), int(self.t_ns[ends[i + 1]])) for i in long]
             self.stills = [still for still in self.stills if still not in self.gaps]
         keep = np.arange(len(self.t_ns))
-        if self.step_ns > 1.5 * period_ns:      # a staircase: between steps nothing is known but their sum
+        if self.step_ns > 1.5 * period_ns:  # a staircase: between steps nothing is known but their sum
             keep = ends
         self._at = (self.t_ns[keep] - self.t_ns[0]).astype(float)
         self._joules = self.joules[keep]
@@ -92,7 +92,7 @@ class Counter:
         edges = (np.asarray(t_ns, dtype=np.int64) - self.t_ns[0]).astype(float)
         joules = np.interp(edges, self._at, self._joules)
         power = np.diff(self._joules) / np.diff(self._at)
-        interval = np.searchsorted(self._at, edges, side="right") - 1      # [edges] the one it lies in
+        interval = np.searchsorted(self._at, edges, side="right") - 1  # [edges] the one it lies in
         inside = ~np.isin(edges, self._at)
         torn = set(interval[inside].tolist())
         for k in (k for k in torn if 1 <= k < len(power) - 1 and not {k - 1, k + 1} & torn):
@@ -127,7 +127,7 @@ def counters(
         t_ns = np.array([s.t_ns for s in group], dtype=np.int64)
         values = np.array([s.value for s in group])
         rise = np.diff(values, prepend=values[0])
-        fell = np.flatnonzero(rise < 0)         # a restarted sampler counts from zero again
+        fell = np.flatnonzero(rise < 0)  # a restarted sampler counts from zero again
         rise[fell] = 0.0
         resets = [(int(t_ns[i - 1]), int(t_ns[i])) for i in fell]
         status = group[0].status
@@ -163,9 +163,7 @@ def _flags(counter: Counter, t0_ns: int, t1_ns: int) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def energy_between(
-    samples: Iterable[Sample] | Sequence[Counter], node: str, t0_ns: int, t1_ns: int
-) -> EnergyResult:
+def energy_between(samples: Iterable[Sample] | Sequence[Counter], node: str, t0_ns: int, t1_ns: int) -> EnergyResult:
     """What a node drew between two instants of its monotonic clock: all its counted channels together.
 
     Give the samples of a trace, or for many windows of one trace the `counters` made from them once.
@@ -213,7 +211,8 @@ def attribute(
     bounds = {min(max(t, first), last) for t0, t1, *_ in phases for t in (t0, t1)} | {first, last}
     torn = [gap for c in mine for gap in c.gaps if any(gap[0] < t < gap[1] for t in bounds)]
     cuts = sorted(
-        t for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
+        t
+        for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
         if t in (first, last) or not any(a < t < b for a, b in torn)
     )
     if first >= last:
@@ -226,12 +225,22 @@ def attribute(
     step_ns = max(c.step_ns for c in mine)
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for key in [*(phase[2:] for phase in phases), IDLE, GAP]:
-        rows.setdefault(key, {
-            "node": node, "phase": key[0], "system": key[1], "request_id": key[2],
-            "joules": 0.0, "seconds": 0.0,
-            "windows": 0, "windows_below_resolution": 0, "windows_outside": 0,
-            "status": status, "source": source,
-        })
+        rows.setdefault(
+            key,
+            {
+                "node": node,
+                "phase": key[0],
+                "system": key[1],
+                "request_id": key[2],
+                "joules": 0.0,
+                "seconds": 0.0,
+                "windows": 0,
+                "windows_below_resolution": 0,
+                "windows_outside": 0,
+                "status": status,
+                "source": source,
+            },
+        )
     for i, keys in enumerate(owners):
         for key in keys:
             rows[key]["joules"] += float(joules[i]) / len(keys)

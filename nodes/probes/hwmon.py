@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nodes.probes import Channel, Finding, Joules, Probe, Reading
 
-STEP_MS = 100.0     # of a chip that does not publish its update interval
+STEP_MS = 100.0  # of a chip that does not publish its update interval
 
 
 class Rail:
@@ -50,7 +50,7 @@ class Hwmon(Probe):
     name = "hwmon"
     absent = "no chip with a power or energy sensor"
     every_ms = 50.0
-    blocking = True     # a register on a slow bus takes about half a millisecond
+    blocking = True  # a register on a slow bus takes about half a millisecond
 
     def __init__(self, root: str | Path = "/sys", total: Sequence[str] = ()) -> None:
         self.root, self.wanted = Path(root), list(total)

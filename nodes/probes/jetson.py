@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nodes.probes.hwmon import Hwmon, is_tegra, label_of, text
 
-INPUTS = ("VIN", "VDD_IN", "POM_5V_IN")     # what feeds the module; the other rails are inside it
+INPUTS = ("VIN", "VDD_IN", "POM_5V_IN")  # what feeds the module; the other rails are inside it
 
 
 class Jetson(Hwmon):
@@ -26,17 +26,17 @@ class Jetson(Hwmon):
             return
         for chip in sorted(self.root.glob("class/hwmon/hwmon*")):
             if text(chip / "name") == "ina3221":
-                for channel in "123":       # 7 is the sum of the shunt voltages, no rail
+                for channel in "123":  # 7 is the sum of the shunt voltages, no rail
                     label = label_of(chip, f"in{channel}")
                     volts, amps = chip / f"in{channel}_input", chip / f"curr{channel}_input"
                     if label != "NC" and volts.exists() and amps.exists():
-                        yield label, [volts, amps], 1e-6, False         # mV x mA
+                        yield label, [volts, amps], 1e-6, False  # mV x mA
             elif text(chip / "name") == "ina238" and (chip / "power1_input").exists():
                 label = next((text(p) for p in sorted(chip.glob("*_label"))), "") or "VIN"
-                yield label, [chip / "power1_input"], 1e-6, False       # uW
-        for name in sorted(self.root.glob("bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")):   # JetPack 4
+                yield label, [chip / "power1_input"], 1e-6, False  # uW
+        for name in sorted(self.root.glob("bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")):  # JetPack 4
             number = name.name.rpartition("_")[2]
-            yield text(name), [name.parent / f"in_power{number}_input"], 1e-3, False        # mW
+            yield text(name), [name.parent / f"in_power{number}_input"], 1e-3, False  # mW
 
     def _total(self, labels: list[str]) -> list[str]:
         return self.wanted or [label for label in INPUTS if label in labels][:1] or labels

@@ -9,8 +9,8 @@ from typing import Any
 
 from nodes.probes import Channel, Finding, Joules, Probe, Reading
 
-STEP_MS = 100.0     # both the energy counter and the power sensor move about this often
-SLOW_S = 0.1        # utilisation and clocks are averages over at least this long
+STEP_MS = 100.0  # both the energy counter and the power sensor move about this often
+SLOW_S = 0.1  # utilisation and clocks are averages over at least this long
 
 Query = Callable[[], float]
 Queries = dict[Channel, Query]
@@ -33,8 +33,7 @@ class Nvml(Probe):
         try:
             self.lib = self.lib or importlib.import_module("pynvml")
         except ImportError:
-            return Finding(self.name, "unsupported", "pynvml is not installed",
-                           "pip install 'dssd-testbed[nvidia]'")
+            return Finding(self.name, "unsupported", "pynvml is not installed", "pip install 'dssd-testbed[nvidia]'")
         try:
             self.lib.nvmlInit()
             self.open = True
@@ -43,8 +42,12 @@ class Nvml(Probe):
         except self.lib.NVMLError as error:
             denied = error.value == self.lib.NVML_ERROR_NO_PERMISSION
             self.close()
-            return Finding(self.name, "denied" if denied else "unsupported", str(error),
-                           "nvidia-smi must list the GPU for this user: install or load the NVIDIA driver")
+            return Finding(
+                self.name,
+                "denied" if denied else "unsupported",
+                str(error),
+                "nvidia-smi must list the GPU for this user: install or load the NVIDIA driver",
+            )
         channels = (*self.fast, *self.slow)
         if not any(channel.total for channel in channels):
             self.close()
@@ -97,7 +100,7 @@ class Nvml(Probe):
         keep(self.slow, "throttle", "bits", lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
         try:
             start_j = counter_j()
-        except nvml.NVMLError:      # before Volta
+        except nvml.NVMLError:  # before Volta
             integral = Joules()
             integrated = keep(self.fast, "energy", "j", lambda: integral.add(power_w()), total=True)
             return f"{name}, energy integrated from power" if integrated else name

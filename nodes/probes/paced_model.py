@@ -32,11 +32,19 @@ class PacedModel(Probe):
 
     def trial(self) -> Finding:
         if self.busy_s is None:
-            return Finding(self.name, "unsupported", "no paced engine here",
-                           "run a node with a paced engine; it hands over its busy seconds")
+            return Finding(
+                self.name,
+                "unsupported",
+                "no paced engine here",
+                "run a node with a paced engine; it hands over its busy seconds",
+            )
         if self.idle_w is None or self.active_w is None:
-            return Finding(self.name, "unsupported", "no watts declared, and none are assumed",
-                           "declare idle_w and active_w of the machine that the profile stands for")
+            return Finding(
+                self.name,
+                "unsupported",
+                "no watts declared, and none are assumed",
+                "declare idle_w and active_w of the machine that the profile stands for",
+            )
         detail = f"{self.idle_w} W idle, {self.active_w} W computing, busy as the paced engine declares"
         channels = (Channel("node", "j", "modelled", total=True), Channel("busy", "s", "modelled"))
         return Finding(self.name, "modelled", detail, resolution_ms=1.0, scope="node", channels=channels)

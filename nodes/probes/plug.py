@@ -30,7 +30,7 @@ class Plug(Probe):
     def __init__(self, url: str = "", kind: str = "shelly", switch: int = 0) -> None:
         self.url, self.kind, self.switch = url.rstrip("/"), kind, switch
         self.integral = Joules()
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))     # it is on this network
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this network
 
     def trial(self) -> Finding:
         if not self.url:
@@ -44,8 +44,12 @@ class Plug(Probe):
                 return Finding(self.name, "denied", f"{self.url}: {error}", "turn off the plug's password")
             return Finding(self.name, "unsupported", f"{self.url}: {error}", f"is it really a {self.kind}?")
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            return Finding(self.name, "unsupported", f"{self.url}: {type(error).__name__}: {error}",
-                           f"check the address, and that it is a {self.kind} that measures power")
+            return Finding(
+                self.name,
+                "unsupported",
+                f"{self.url}: {type(error).__name__}: {error}",
+                f"check the address, and that it is a {self.kind} that measures power",
+            )
         channels = (
             Channel("node", "j", "measured", total=True),
             Channel("power", "w", "measured"),

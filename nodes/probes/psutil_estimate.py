@@ -49,8 +49,10 @@ class PsutilEstimate(Probe):
         of = f"processes {', '.join(self.pids)}" if self.pids else "the machine"
         detail = f"{self.idle_w} W idle, {self.full_w} W at {self.cores} busy cores, CPU of {of}"
         return Finding(
-            self.name, "estimated", detail,
-            resolution_ms=1.0 if self.pids else 10.0,   # scheduler's clock, or the kernel's 100 Hz count
+            self.name,
+            "estimated",
+            detail,
+            resolution_ms=1.0 if self.pids else 10.0,  # scheduler's clock, or the kernel's 100 Hz count
             scope="process" if self.pids else "node",
             channels=(Channel("node", "j", "estimated", total=True), Channel("cpu", "s", "estimated")),
         )

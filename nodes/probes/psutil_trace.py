@@ -14,8 +14,8 @@ import psutil
 from nodes.probes import Channel, Finding, Probe, Reading
 from nodes.probes.cpu import CpuTimes, Gauges, ProcessFiles, named_pids
 
-LATER_S = 0.5   # memory, switches and network: a system call each, and on an idle core each costs 20 us
-SLOW_S = 1.0    # frequency and temperature change the least
+LATER_S = 0.5  # memory, switches and network: a system call each, and on an idle core each costs 20 us
+SLOW_S = 1.0  # frequency and temperature change the least
 
 
 class PsutilTrace(Probe):
@@ -65,7 +65,7 @@ class PsutilTrace(Probe):
                 values += process.cpu()
                 values += process.status() if later else []
             except OSError:
-                continue    # ended: its channels stop, which the trace shows
+                continue  # ended: its channels stop, which the trace shows
         if later:
             self.later_due_s = now_s + LATER_S
             for core, (busy_s, steal_s) in enumerate(self.cpu_times.cores_s()):

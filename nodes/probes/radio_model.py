@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nodes.probes import Channel, Finding, Probe, Reading
 
-WATTS_PER_MBPS = 8e-6       # as joules per byte
+WATTS_PER_MBPS = 8e-6  # as joules per byte
 HUANG = "Huang et al., MobiSys 2012, doi 10.1145/2307636.2307658, tables of one phone in one network"
 
 
@@ -32,16 +32,32 @@ class Radio:
 
 
 MEASURED = {
-    "lte": Radio(0.43839 * WATTS_PER_MBPS, 0.05197 * WATTS_PER_MBPS, 1.28804, 1.060, 11.576, 1.2107 * 0.2601,
-                 0.5943 * 43.2 / 1280.2, HUANG),
-    "wifi": Radio(0.28317 * WATTS_PER_MBPS, 0.13701 * WATTS_PER_MBPS, 0.13286, 0.1193, 0.2381, 0.1244 * 0.0791,
-                  0.0772 * 7.6 / 308.2, HUANG),
+    "lte": Radio(
+        0.43839 * WATTS_PER_MBPS,
+        0.05197 * WATTS_PER_MBPS,
+        1.28804,
+        1.060,
+        11.576,
+        1.2107 * 0.2601,
+        0.5943 * 43.2 / 1280.2,
+        HUANG,
+    ),
+    "wifi": Radio(
+        0.28317 * WATTS_PER_MBPS,
+        0.13701 * WATTS_PER_MBPS,
+        0.13286,
+        0.1193,
+        0.2381,
+        0.1244 * 0.0791,
+        0.0772 * 7.6 / 308.2,
+        HUANG,
+    ),
 }
 TECHNOLOGIES = (*MEASURED, "5g")
 COEFFICIENTS = tuple(field.name for field in fields(Radio) if field.name != "source")
 
 NR = "3GPP TR 38.840 V16.0.0: the FR1 reference (100 MHz, 30 kHz) and its DRX for FTP traffic"
-DEEP_SLEEP, MONITORING, RECEIVING, SENDING = 1, 100, 300, 700       # PDCCH only; PDCCH and PDSCH; uplink at 23 dBm
+DEEP_SLEEP, MONITORING, RECEIVING, SENDING = 1, 100, 300, 700  # PDCCH only; PDCCH and PDSCH; uplink at 23 dBm
 OUT_OF_SLEEP_MS, OUT_OF_SLEEP_MS_OF_POWER = 20, 450
 DRX_CYCLE_MS, DRX_ON_MS, DRX_INACTIVITY_MS = 160, 8, 100
 

@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from nodes.probes import Channel, Finding, Probe, Reading
 
-TICK_MS = 1.0           # the counters move about once a millisecond
-SETTLE_S = 0.02         # a package that stands still for this long is not counting
-SAME_UJ = 1_000_000     # two counters this close, read at once, are one
-MAX_DOMAIN_W = 2000.0   # a step that needs more than this is a misread wrap, not power
+TICK_MS = 1.0  # the counters move about once a millisecond
+SETTLE_S = 0.02  # a package that stands still for this long is not counting
+SAME_UJ = 1_000_000  # two counters this close, read at once, are one
+MAX_DOMAIN_W = 2000.0  # a step that needs more than this is a misread wrap, not power
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Domain:
 
     label: str
     file: BinaryIO
-    range_uj: int       # 0 where it cannot be read: then a wrap is an impossible step
+    range_uj: int  # 0 where it cannot be read: then a wrap is an impossible step
     last_uj: int
     last_s: float
     joules: float = 0.0
@@ -88,7 +88,7 @@ class Rapl(Probe):
             try:
                 readings.append(Reading(domain.label, domain.read_j(), "j", "measured"))
             except (OSError, ValueError):
-                continue        # left out of this tick; the counter itself forgets nothing
+                continue  # left out of this tick; the counter itself forgets nothing
         impossible = sum(domain.impossible for domain in self.domains)
         return [*readings, Reading("impossible_steps", impossible, "count", "measured")]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from nodes.probes import Channel, Finding, Probe, Reading
 from nodes.probes.rapl import SETTLE_S, TICK_MS
 
-PERF_EVENT_OPEN = {"x86_64": 298, "AMD64": 298, "aarch64": 241}     # system call numbers
+PERF_EVENT_OPEN = {"x86_64": 298, "AMD64": 298, "aarch64": 241}  # system call numbers
 CLOSE_ON_EXEC = 8
 DOMAINS = {"energy-pkg": "", "energy-cores": ".core", "energy-gpu": ".uncore", "energy-ram": ".dram"}
 
@@ -26,18 +26,20 @@ class RaplPerf(Probe):
 
     name = "rapl_perf"
 
-    def __init__(
-        self, root: str | Path = "/sys/bus/event_source/devices/power", count_dram: bool = False
-    ) -> None:
+    def __init__(self, root: str | Path = "/sys/bus/event_source/devices/power", count_dram: bool = False) -> None:
         self.root, self.count_dram = Path(root), count_dram
-        self.counters: dict[str, tuple[int, float, int]] = {}       # label: descriptor, joules a step, start
+        self.counters: dict[str, tuple[int, float, int]] = {}  # label: descriptor, joules a step, start
 
     def trial(self) -> Finding:
         self.close()
         events = sorted(path for path in self.root.glob("events/energy-*") if path.suffix == "")
         if not events:
-            return Finding(self.name, "unsupported", f"no energy events in {self.root}",
-                           "sudo modprobe rapl (virtual machines and Arm boards have no RAPL)")
+            return Finding(
+                self.name,
+                "unsupported",
+                f"no energy events in {self.root}",
+                "sudo modprobe rapl (virtual machines and Arm boards have no RAPL)",
+            )
         try:
             for event in events:
                 self._open(event)
@@ -53,8 +55,12 @@ class RaplPerf(Probe):
         moved = {reading.channel for reading in self.read() if reading.value > 0}
         if not any(channel.total and channel.name in moved for channel in channels):
             self.close()
-            return Finding(self.name, "unsupported", "its package counters stand still",
-                           "read the host's counters if this is a virtual machine")
+            return Finding(
+                self.name,
+                "unsupported",
+                "its package counters stand still",
+                "read the host's counters if this is a virtual machine",
+            )
         return Finding(self.name, "measured", ", ".join(self.counters), "", TICK_MS, "cpu", channels)
 
     def read(self) -> list[Reading]:
@@ -91,7 +97,7 @@ def _cpus(mask: str) -> list[int]:
 
 def _perf_event_open(kind: int, config: int, cpu: int) -> int:
     """A counter of all processes on one CPU. Raises OSError."""
-    attributes = struct.pack("IIQ", kind, 64, config).ljust(64, b"\0")      # 64: the first version of the struct
+    attributes = struct.pack("IIQ", kind, 64, config).ljust(64, b"\0")  # 64: the first version of the struct
     number = PERF_EVENT_OPEN.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"perf events are not known for {platform.machine()}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from nodes.probes import Channel, Finding, Probe, ProbeError, Reading
 from nodes.probes.sampler import Sample, read_samples
 
-Track = tuple[Channel, list[float], list[float]]    # channel, seconds, values
+Track = tuple[Channel, list[float], list[float]]  # channel, seconds, values
 
 
 class Replay(Probe):
@@ -37,8 +37,12 @@ class Replay(Probe):
         except ProbeError as error:
             return Finding(self.name, "unsupported", str(error), "give a file that a sampler wrote")
         if not samples:
-            return Finding(self.name, "unsupported", f"{self.path} has no samples of {self.probe or 'a total'}",
-                           "name one of its probes: probe=NAME")
+            return Finding(
+                self.name,
+                "unsupported",
+                f"{self.path} has no samples of {self.probe or 'a total'}",
+                "name one of its probes: probe=NAME",
+            )
         start_ns = min(s.t_ns for s in samples)
         samples.sort(key=attrgetter("probe", "channel", "t_ns"))
         self.tracks = [_track(list(group), start_ns) for _, group in groupby(samples, attrgetter("probe", "channel"))]
@@ -47,8 +51,9 @@ class Replay(Probe):
         counted = any(channel.total for channel in channels)
         steps_s = [later - earlier for earlier, later in pairwise(self.tracks[0][1])]
         step_ms = statistics.median(steps_s) * 1e3 if steps_s else 1.0
-        return Finding(self.name, "modelled", f"a recording, {self.path.name}", "", step_ms,
-                       "node" if counted else "", channels)
+        return Finding(
+            self.name, "modelled", f"a recording, {self.path.name}", "", step_ms, "node" if counted else "", channels
+        )
 
     def read(self) -> list[Reading]:
         now_s = time.monotonic() - self.start_s

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from nodes.probes import Channel, Finding, Joules, Probe, Reading
 
 LINE = re.compile(r"(\w+)_([AV])\s+(?:current|volt)\(\d+\)=(-?[\d.]+)")
-FIT_GAIN, FIT_OFFSET_W = 1.1451, 0.5879     # against one board's plug meter: github.com/jfikar/RPi5-power
+FIT_GAIN, FIT_OFFSET_W = 1.1451, 0.5879  # against one board's plug meter: github.com/jfikar/RPi5-power
 
 
 class Rpi(Probe):
@@ -25,16 +25,18 @@ class Rpi(Probe):
     every_ms = 100.0
     blocking = True
 
-    def __init__(
-        self, command: Sequence[str] = ("vcgencmd", "pmic_read_adc"), count_board: bool = False
-    ) -> None:
+    def __init__(self, command: Sequence[str] = ("vcgencmd", "pmic_read_adc"), count_board: bool = False) -> None:
         self.command, self.count_board = list(command), count_board
         self.rails, self.board = Joules(), Joules()
 
     def trial(self) -> Finding:
         if shutil.which(self.command[0]) is None:
-            return Finding(self.name, "unsupported", f"no {self.command[0]}: not a Raspberry Pi",
-                           "on a Raspberry Pi: sudo apt install raspi-utils")
+            return Finding(
+                self.name,
+                "unsupported",
+                f"no {self.command[0]}: not a Raspberry Pi",
+                "on a Raspberry Pi: sudo apt install raspi-utils",
+            )
         try:
             result = subprocess.run(self.command, capture_output=True, text=True, timeout=5)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -44,8 +46,12 @@ class Rpi(Probe):
         if not powers:
             if re.search(r"permission|can't open|vcio|vchiq", said, re.IGNORECASE):
                 return Finding(self.name, "denied", said, "sudo usermod -aG video $USER, then log in again")
-            return Finding(self.name, "unsupported", said or "it answers nothing",
-                           "before the Pi 5 boards measure no current: use a meter")
+            return Finding(
+                self.name,
+                "unsupported",
+                said or "it answers nothing",
+                "before the Pi 5 boards measure no current: use a meter",
+            )
         detail = f"{len(powers)} rails; USB, HATs and NVMe on 5 V are not among them"
         status = "estimated" if self.count_board else "measured"
         channels = (

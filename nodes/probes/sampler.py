@@ -40,8 +40,8 @@ from nodes.probes import (
     try_probe,
 )
 
-ENCODER = msgspec.json.Encoder(enc_hook=float)      # a probe of another package may give numpy's numbers
-NAP_S = 0.1         # the longest sleep that does not notice that it is time to stop
+ENCODER = msgspec.json.Encoder(enc_hook=float)  # a probe of another package may give numpy's numbers
+NAP_S = 0.1  # the longest sleep that does not notice that it is time to stop
 OWN_COLUMNS = [
     [channel, unit, "measured", False]
     for channel, unit in (("cpu", "s"), ("ticks", "count"), ("missed", "count"), ("late_max", "ms"))
@@ -73,7 +73,7 @@ def clock_pair() -> dict[str, Any]:
     }
 
 
-Read = tuple[int, int, int, list[Reading]]      # a probe's index, ns before and after, what it said
+Read = tuple[int, int, int, list[Reading]]  # a probe's index, ns before and after, what it said
 
 
 class Sampler:
@@ -105,10 +105,10 @@ class Sampler:
         self.columns = [{c.name: i for i, c in enumerate(f.channels)} for f in self.findings]
         self.ticks = self.missed = self.errors = 0
         self.late_ms: list[float] = []
-        self.cpu_s: dict[int, float] = {}      # of each lane, by its number
+        self.cpu_s: dict[int, float] = {}  # of each lane, by its number
         self.write_error = ""
         self.footer: dict[str, Any] = {}
-        self._records: deque[dict[str, Any] | Read] = deque()      # its ends are atomic: lanes need no lock
+        self._records: deque[dict[str, Any] | Read] = deque()  # its ends are atomic: lanes need no lock
         self._stopping = threading.Event()
         self._lanes: list[threading.Thread] = []
 
@@ -117,7 +117,7 @@ class Sampler:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")          # an earlier sampler was killed within a line
+            os.write(self._fd, b"\n")  # an earlier sampler was killed within a line
         self._records.append({"header": self.header()})
         self._flush()
         live = [i for i, finding in enumerate(self.findings) if finding.usable]
@@ -138,9 +138,14 @@ class Sampler:
             for f in self.findings
         ]
         return {
-            "node": self.node, "interval_ms": self.interval_ms, "clock": clock_pair(), "pid": os.getpid(),
-            "probes": [*(f.probe for f in self.findings), "sampler"], "columns": [*columns, OWN_COLUMNS],
-            "energy_source": asdict(source), "findings": [asdict(f) for f in self.findings],
+            "node": self.node,
+            "interval_ms": self.interval_ms,
+            "clock": clock_pair(),
+            "pid": os.getpid(),
+            "probes": [*(f.probe for f in self.findings), "sampler"],
+            "columns": [*columns, OWN_COLUMNS],
+            "energy_source": asdict(source),
+            "findings": [asdict(f) for f in self.findings],
         }
 
     def stop(self) -> dict[str, Any]:
@@ -168,10 +173,16 @@ class Sampler:
         late = sorted(self.late_ms)
         return {
             "cpu_s": sum(self.cpu_s.values()),
-            "ticks": self.ticks, "missed": self.missed, "errors": self.errors,
+            "ticks": self.ticks,
+            "missed": self.missed,
+            "errors": self.errors,
             "late_ms": {
-                "median": statistics.median(late), "p99": late[int(0.99 * (len(late) - 1))], "max": late[-1],
-            } if late else {},
+                "median": statistics.median(late),
+                "p99": late[int(0.99 * (len(late) - 1))],
+                "max": late[-1],
+            }
+            if late
+            else {},
         }
 
     def __enter__(self) -> Sampler:
@@ -198,7 +209,7 @@ class Sampler:
                 if last or now_ns >= probe_due_ns[index]:
                     self._read(index, failing)
                     probe_due_ns[index] += max(interval_ns, int(self.probes[index].every_ms * 1e6))
-                    probe_due_ns[index] = max(probe_due_ns[index], now_ns)    # never catch up in a burst
+                    probe_due_ns[index] = max(probe_due_ns[index], now_ns)  # never catch up in a burst
             if number:
                 self.cpu_s[number] = time.thread_time()
             else:
@@ -210,13 +221,13 @@ class Sampler:
                     self._own_line(now_ns)
                     try:
                         self._flush()
-                    except OSError as error:      # a full disk costs the trace, not the run
+                    except OSError as error:  # a full disk costs the trace, not the run
                         self.write_error = str(error)
             if last:
                 return
             due_ns += interval_ns
             behind = (time.monotonic_ns() - due_ns) // interval_ns
-            if behind > 0:                    # whole ticks went by: they are lost, and we say so
+            if behind > 0:  # whole ticks went by: they are lost, and we say so
                 due_ns += behind * interval_ns
                 if number == 0:
                     self.missed += behind
@@ -236,7 +247,7 @@ class Sampler:
         before_ns = time.monotonic_ns()
         try:
             readings = self.probes[index].read()
-        except Exception as error:            # a sensor pulled out must not end the trace of the others
+        except Exception as error:  # a sensor pulled out must not end the trace of the others
             self.errors += 1
             if index not in failing:
                 failing.add(index)
@@ -248,7 +259,7 @@ class Sampler:
             failing.discard(index)
 
     def _own_line(self, now_ns: int) -> None:
-        since = self.late_ms[-max(1, int(self.flush_s * 1e3 / self.interval_ms)):]
+        since = self.late_ms[-max(1, int(self.flush_s * 1e3 / self.interval_ms)) :]
         values = [sum(self.cpu_s.values()), self.ticks, self.missed, max(since)]
         self._records.append({"p": len(self.probes), "t": now_ns, "d": 0, "v": values})
 
@@ -267,7 +278,7 @@ class Sampler:
             for channel, value, _, _ in readings:
                 if channel in columns and math.isfinite(value):
                     values[columns[channel]] = value
-        except (TypeError, ValueError) as error:        # what another package's probe calls a reading
+        except (TypeError, ValueError) as error:  # what another package's probe calls a reading
             self.errors += 1
             return {"error": {"t_ns": before_ns, "probe": self.probes[index].name, "what": repr(error)}}
         return {"p": index, "t": (before_ns + after_ns) // 2, "d": after_ns - before_ns, "v": values}
@@ -320,8 +331,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="file to append to, or a folder")
     parser.add_argument("--pid", type=int, action="append", default=[], help="a process to trace; repeatable")
     parser.add_argument("--interval-ms", type=float, default=20.0)
-    parser.add_argument("--probe", action="append", default=[], metavar="NAME:OPTION=VALUE,...",
-                        help="a probe to read besides psutil_trace; repeatable")
+    parser.add_argument(
+        "--probe",
+        action="append",
+        default=[],
+        metavar="NAME:OPTION=VALUE,...",
+        help="a probe to read besides psutil_trace; repeatable",
+    )
     parser.add_argument("--shared", action="store_true", help="another node runs on this machine too")
     args = parser.parse_args(argv)
     try:

@@ -19,7 +19,7 @@ class Zeus(Probe):
 
     name = "zeus"
     every_ms = 100.0
-    blocking = True     # it asks a process of its own about wrapped counters
+    blocking = True  # it asks a process of its own about wrapped counters
 
     def __init__(self, lib: Any = None) -> None:
         self.lib = lib
@@ -32,8 +32,9 @@ class Zeus(Probe):
         except ImportError as error:
             if error.name == "zeus":
                 return Finding(self.name, "unsupported", "Zeus is not installed", "pip install 'dssd-testbed[zeus]'")
-            return Finding(self.name, "unsupported", f"Zeus cannot be imported: {error}",
-                           "pip install 'dssd-testbed[zeus]'")
+            return Finding(
+                self.name, "unsupported", f"Zeus cannot be imported: {error}", "pip install 'dssd-testbed[zeus]'"
+            )
         notes: list[str] = []
         for kind, found in (("gpu", self._gpus), ("cpu", self._cpus)):
             try:
@@ -44,8 +45,12 @@ class Zeus(Probe):
                 notes.append(f"no {kind}: {error}")
         if not self.counters:
             denied = any("ermission" in note for note in notes)
-            return Finding(self.name, "denied" if denied else "unsupported", "; ".join(notes),
-                           "it reads what nvml and rapl read: see their remedies")
+            return Finding(
+                self.name,
+                "denied" if denied else "unsupported",
+                "; ".join(notes),
+                "it reads what nvml and rapl read: see their remedies",
+            )
         channels = tuple(Channel(name, "j", "measured") for name in self.counters)
         detail = "; ".join([", ".join(self.counters), *notes, "a cross-check, never counted"])
         return Finding(self.name, "measured", detail, "", STEP_MS, "", channels)
