@@ -36,7 +36,7 @@ def found(sweep):
 
 @pytest.fixture(scope="module")
 def page(found) -> Page:
-    return Page(render(found, "many"))
+    return Page(render(found))
 
 
 # Finding runs, and their axes -----------------------------------------------------------------------------------------
@@ -171,6 +171,11 @@ def test_the_page_is_one_file_that_fetches_nothing(sweep):
     assert not re.search(r"url\(|@import", "".join(re.findall(r"<style>(.*?)</style>", text, re.S)))
 
 
+def test_its_title_is_the_name_of_what_was_run(found, page):
+    names = {run.summary["name"] for run in found.runs}
+    assert len(names) == 1 and f"<title>{names.pop()}" in render(found)
+
+
 def test_every_row_of_the_summaries_is_on_the_page(found, page):
     rows = page.data["rows"]
     assert sorted(map(int, page.values("tr", "data-row")))[-1] == len(found.rows) - 1
@@ -200,7 +205,7 @@ def test_which_machine_and_which_day_is_said(sweep, tmp_path):
     for i, (host, day) in enumerate((("left", "2026-01-02"), ("right", "2026-01-05"))):
         run = behind_link(base, tmp_path / "runs" / f"run{i}", 5, 5)
         set_manifest(run.path, machine={"host": host, "cpu": "x"}, started=f"{day}T03:04:05")
-    page = Page(render(collect([tmp_path / "runs"]), "two machines"))
+    page = Page(render(collect([tmp_path / "runs"])))
     assert "2 machines (left, right), 2026-01-02 to 2026-01-05" in page.text and "differing in: machine" in page.text
     rows = page.text.split("Speedup over the edge alone")[0]
     assert all(rows.count(said) >= len(SYSTEMS) for said in ("left", "right", "2026-01-02", "2026-01-05"))
@@ -212,7 +217,10 @@ def test_hostile_text_stays_text(sweep, tmp_path):
     run = behind_link(base, tmp_path / "run", 5, 5)
     evil = "</script><img src=x onerror=alert(1)>"
     set_manifest(run.path, machine={"host": evil, "cpu": evil})
-    text = render(collect([run.path, sweep]), evil)
+    summary = json.loads((run.path / "summary.json").read_text())
+    (run.path / "summary.json").write_text(json.dumps({**summary, "name": evil}))
+    text = render(collect([run.path, sweep]))
+    assert "onerror" in text
     assert not [tag for tag, _ in Page(text).tags if tag == "img"]
 
 

@@ -44,7 +44,7 @@ FINDINGS = """
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> str:
-    return render(collect([sweep_of_runs(tmp_path_factory.mktemp("many"))]), "many")
+    return render(collect([sweep_of_runs(tmp_path_factory.mktemp("many"))]))
 
 
 def look(text: str, tmp_path: Path, action: str = "nothing", width: int = 1300) -> dict:
@@ -63,7 +63,7 @@ def test_every_plot_is_drawn_or_says_why_not_and_nothing_is_wider_than_the_scree
 def test_thresholds_and_joules_are_drawn(tmp_path):
     """Whatever the other set has nothing for."""
     threshold_runs(tmp_path / "runs")
-    seen = look(render(collect([tmp_path / "runs"]), "thresholds"), tmp_path / "page")
+    seen = look(render(collect([tmp_path / "runs"])), tmp_path / "page")
     assert set(seen["traces"]) == PLOTS and seen["painted"] == len(PLOTS) and not seen["absent"]
     for name in PLOTS - DRAWN:  # u_hlm's line or points, edge_ar's, dssd's, and of the energy the Pareto front
         assert seen["traces"][name] == 3 + (name == "energy"), name

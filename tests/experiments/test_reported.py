@@ -147,7 +147,7 @@ def test_numbers_of_ones_own_for_the_pace_are_no_published_setting(tmp_path):
 
 
 def test_the_report_has_the_table_and_what_was_never_billed(found):
-    text = render(found, "paper")
+    text = render(found)
     page = Page(text)
     assert "Reported, formula and measured" in page.text and "never billed" in page.text
     assert all(heading.strip() in page.text for heading in HEADINGS)
@@ -172,7 +172,7 @@ def test_the_tables_are_the_reports(found, tmp_path):
 def test_a_report_over_other_runs_has_no_such_section(tmp_path):
     base_run(tmp_path / "base", requests=3)
     assert write_reported(collect([tmp_path]), tmp_path) == []
-    assert "Reported, formula" not in Page(render(collect([tmp_path]), "other")).text
+    assert "Reported, formula" not in Page(render(collect([tmp_path]))).text
 
 
 def test_the_configuration_covers_the_published_grid():

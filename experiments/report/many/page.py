@@ -58,6 +58,7 @@ PREDICTED = {  # figure, by where it is found in `predicted`
     "steady_round_ms": "round_ms_measured",
     "round_residual_pct": "round_residual_pct",
 }
+MANY_NAMES = 4  # of experiments: no title any more
 NOT_A_METRIC = {"requests", "failed_requests", "output_tokens", "discarded_tokens", "retries", "resumed"}
 
 
@@ -69,12 +70,12 @@ def write_sweep_report(folder: Path) -> Path:
 
 
 def write_many_report(collection: Collection, path: Path) -> None:
-    text = render(collection, path.resolve().parent.name)
+    text = render(collection)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def render(collection: Collection, title: str) -> str:
+def render(collection: Collection) -> str:
     """The whole page as text."""
     systems = _systems(collection.rows)
     found = conditions(collection)
@@ -112,13 +113,14 @@ def render(collection: Collection, title: str) -> str:
     data = html.embedded_json(page_data(collection, systems))
     machines = {run.host for run in collection.runs}
     started = sorted(run.day for run in collection.runs)
+    names = sorted({str(run.summary["name"]) for run in collection.runs})
     facts = [
         f"{len(collection.runs)} runs, {len(systems)} systems, {len(collection.rows)} rows",
         f"{len(machines)} machine{'s' * (len(machines) != 1)} ({', '.join(sorted(machines))}), {_days(started)}",
         "differing in: " + (", ".join(collection.all_axes) or "nothing"),
     ]
     return Template(part("page.html")).substitute(
-        title=escape(title),
+        title=escape(", ".join(names) if len(names) <= MANY_NAMES else f"{len(names)} experiments"),
         nonce=hashlib.sha256(data.encode()).hexdigest()[:24],  # unknown to whoever wrote a prompt
         style=css() + part("page.css"),
         facts="\n".join(f"<li>{escape(fact)}</li>" for fact in facts),
