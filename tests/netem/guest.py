@@ -143,7 +143,7 @@ class Guest:
         said = self.run("; echo =; ".join(questions.values())).split("=\n")
         return dict(zip(questions, said))
 
-    def wait_for_state(self, wanted: dict[str, str], timeout_s: float = 15.0) -> float:
+    def wait_for_state(self, wanted: dict[str, str], timeout_s: float = 40.0) -> float:
         """Seconds until the guest looks like that; its state is compared once more when they are over."""
         began_s = time.monotonic()
         while time.monotonic() - began_s < timeout_s:
