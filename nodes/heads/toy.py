@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 
 from nodes.engine.toy import HIDDEN_SIZE
-from nodes.heads import Card, Head, Model
+from nodes.heads import Card, Floats, Head, Model
 
 
 def toy_head() -> Head:
@@ -17,10 +17,10 @@ def toy_head() -> Head:
     some = np.random.Generator(np.random.Philox(0))
     inner = some.standard_normal((16, 2 * HIDDEN_SIZE + 2), dtype=np.float32)
     inner[:, -2:] = [2, -2]  # a longer round trip, a lower rate
-    weights = {
+    weights: dict[str, Floats] = {
         "inner": inner,
         "inner_bias": np.zeros(16, dtype=np.float32),
         "outer": some.standard_normal(16, dtype=np.float32) + np.float32(0.3),
-        "outer_bias": np.float32(-5),
+        "outer_bias": np.array(-5, dtype=np.float32),
     }
     return Head(card, weights)

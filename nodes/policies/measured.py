@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nodes.methods import Draft
 from nodes.policies import number_within
@@ -19,7 +20,7 @@ class Line:
 
     def __init__(self, forgetting: float) -> None:
         self.forgetting = forgetting
-        self._sums = np.zeros(5)
+        self._sums: NDArray[np.float64] = np.zeros(5)
 
     def add(self, n: int, y: float) -> None:
         self._sums = self.forgetting * self._sums + [1, n, n * n, y, n * y]
