@@ -145,6 +145,8 @@ class Config(Strict):
             check_engine(spec, role, where)
             self._require_widths(known_vocab_size(spec, role))
         self._require_time_to_survive()
+        if self.energy.radio and self.hosts and self.hosts.device.interface is None:
+            raise ValueError("energy.radio pays for the bytes of hosts.device.interface: name the interface there")
         self.prompts  # noqa: B018  read now, so that what is wrong with them is an error of the configuration
         return self
 

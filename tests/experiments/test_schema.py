@@ -99,6 +99,12 @@ def test_the_law_configuration_asks_four_thousand_different_questions():
         (["energy.edge.idle_w=4"], ["energy.edge", "together"]),
         (["energy.edge={idle_w: 9, full_w: 4}"], ["energy.edge", "exchange"]),
         (["transport.give_up_after_s=1"], ["transport", "raise it"]),
+        (["energy.radio={technology: 6g}"], ["energy.radio.technology", "lte"]),
+        (["energy.radio={technology: 5g}"], ["energy.radio", "5g lacks unit_w"]),
+        (
+            ["hosts={device: {local: true}, edge: {address: far}}", "energy.radio={technology: lte}"],
+            ["hosts.device.interface"],
+        ),
         (["transport.security=none"], ["transport.security", "'curve' or 'plain'"]),
         (["name=a/b"], ["name", "a/b"]),
         (["repeats"], ["--set repeats", "key=value"]),
