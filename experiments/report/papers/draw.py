@@ -20,6 +20,7 @@ HEIGHT_IN, RESIDUAL_SHARE = 2.1, 0.45
 LEGEND_ROW_IN = 0.14
 LEGEND_ENTRY_IN = 0.95
 MARK_SIZE = 3.5
+UPRIGHT_FROM = 14  # places on an axis, above which slanted labels overlap
 FORMULA_DASHES = (0, (4, 2))
 Axes = Any  # matplotlib's, which is imported when something is drawn
 
@@ -100,15 +101,21 @@ def _panel(ax: Axes, panel: Panel, slots: dict[str, int]) -> None:
         ax.axhline(panel.level, color="#888888", linewidth=0.6, zorder=0)
     if panel.x_values:
         texts = [value_text(value) for value in panel.x_values]
-        slanted = max(map(len, texts)) * len(texts) > 30
-        turn: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-        ax.set_xticks(range(len(texts)), texts, **turn)
+        ax.set_xticks(range(len(texts)), texts, **_room_for(texts))
         ax.set_xlim(-0.5, len(texts) - 0.5)
     if panel.log_y:
         ax.set_yscale("log")
     ax.set_title(panel.title)
     ax.set_xlabel(panel.x_label)
     ax.set_ylabel(panel.y_label)
+
+
+def _room_for(texts: Sequence[str]) -> dict[str, Any]:
+    """How the labels of so many places stand beside one another: level, slanted, upright and small."""
+    if len(texts) > UPRIGHT_FROM:
+        return {"rotation": 90, "fontsize": 5}
+    slanted = max(map(len, texts)) * len(texts) > 30
+    return {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
 
 
 def _from_zero(ax: Axes, panel: Panel) -> None:
