@@ -66,7 +66,7 @@ def node_processes(folder: Path) -> list[psutil.Process]:
 
 def kill_edges(folder: Path) -> None:
     for process in node_processes(folder):
-        if "edge" in process.cmdline():
+        if "edge" in process.info["cmdline"]:
             process.send_signal(signal.SIGKILL)
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def _killed(process: subprocess.Popen[bytes], after_s: float, everybody: bool) -
     except subprocess.TimeoutExpired:
         itself = psutil.Process(process.pid)
         family = [itself, *(itself.children(recursive=True) if everybody else [])]
-        for member in family:
-            member.suspend()
-        for member in family:
-            member.kill()
+        for blow in (psutil.Process.suspend, psutil.Process.kill):
+            for member in family:
+                with suppress(psutil.NoSuchProcess):  # it ended by itself
+                    blow(member)
         process.wait()
         return True

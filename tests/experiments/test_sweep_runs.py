@@ -11,7 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -68,20 +70,21 @@ def manifests(folder: SweepFolder, below: str = "**") -> Iterator[dict]:
         yield json.loads(path.read_text())
 
 
-def wait_for(what, process: subprocess.Popen) -> None:
+def wait_for(what, process: subprocess.Popen) -> Any:
     deadline = time.monotonic() + PATIENCE_S
-    while not what():
+    while not (found := what()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
+    return found
 
 
 def kill_all(process: subprocess.Popen) -> None:
     """As when the power goes: the sweep, its run and the run's nodes in one blow."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.send_signal(signal.SIGSTOP)
-    for member in family:
-        member.kill()
+    for blow in (psutil.Process.suspend, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                blow(member)
 
 
 def killed_again_and_again(config: Path, kills: int, seed: int, longest_s: float) -> None:
@@ -182,11 +185,13 @@ def test_a_run_whose_process_is_killed_is_tried_again(config):
     process = start(path)
 
     def running() -> Sequence[psutil.Process]:
-        family = psutil.Process(process.pid).children()
-        return [child for child in family if "experiments.sweep.child" in child.cmdline()]
+        found = []
+        for child in psutil.Process(process.pid).children():
+            with suppress(psutil.Error):  # another child, which is gone by now
+                found += [child] if "experiments.sweep.child" in child.cmdline() else []
+        return found
 
-    wait_for(running, process)
-    running()[0].kill()
+    wait_for(running, process)[0].kill()
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0 and "killed by SIGKILL" in err and "tried once more" in err
     assert_each_once(sweep_of(path), 2)
