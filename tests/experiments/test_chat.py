@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -258,6 +259,14 @@ class Terminal:
             pass
         return self.process.wait(seconds)
 
+    def press_until_it_ends(self, key: str) -> int:
+        """CPython's input() does not see a signal that comes between showing its prompt and waiting: again, then."""
+        for _ in range(5):
+            self.type(key)
+            with suppress(subprocess.TimeoutExpired):
+                return self.wait(10.0)
+        return self.wait()
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -301,8 +310,7 @@ def test_ctrl_c_ends_the_answer_then_the_chat_and_leaves_nothing(tmp_path, termi
         screen.type("\x03")
         screen.read_until(r"interrupted")
         screen.read_until("›")
-    screen.type("\x03")
-    assert screen.wait() == 0
+    assert screen.press_until_it_ends("\x03") == 0
     require_nothing_left(tmp_path)
 
 
