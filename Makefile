@@ -29,9 +29,10 @@ lint: .venv/.ready-for-tests
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-# Two at a time: most of a test's time is spent waiting for the processes that it started.
+# Two at a time: most of a test's time is spent waiting for the processes that it started. What failed in such company
+# is tried once more alone: a test that needs that is a defect, and is named above the second result.
 test: lint
-	$(VENV)/pytest -n 2 --dist loadfile
+	$(VENV)/pytest -n 2 --dist loadfile || $(VENV)/pytest --last-failed --last-failed-no-failures none
 
 test-all: lint
 	$(VENV)/pytest -m ""

@@ -132,6 +132,9 @@ def test_counters(pair):
     device.send([b"1234", b"56"])
     edge.receive(PATIENCE_S)
     assert (edge.counters["messages_in"], edge.counters["bytes_in"]) == (1, 6)
+    until = time.monotonic() + PATIENCE_S  # the sending thread counts after it has sent
+    while not device.counters["bytes_out"] and time.monotonic() < until:
+        time.sleep(0.005)
     assert (device.counters["messages_out"], device.counters["bytes_out"]) == (1, 6)
 
 
