@@ -29,10 +29,9 @@ lint: .venv/.ready-for-tests
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-# Two at a time: most of a test's time is spent waiting for the processes that it started. What failed in such company
-# is tried once more alone: a test that needs that is a defect, and is named above the second result.
+# Two at a time: most of a test's time is spent waiting for the processes that it started.
 test: lint
-	$(VENV)/pytest -n 2 --dist loadfile || $(VENV)/pytest --last-failed --last-failed-no-failures none
+	$(VENV)/pytest -n 2 --dist loadfile
 
 test-all: lint
 	$(VENV)/pytest -m ""

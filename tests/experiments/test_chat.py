@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -259,13 +258,12 @@ class Terminal:
             pass
         return self.process.wait(seconds)
 
-    def press_until_it_ends(self, key: str) -> int:
-        """CPython's input() does not see a signal that comes between showing its prompt and waiting: again, then."""
-        for _ in range(5):
-            self.type(key)
-            with suppress(subprocess.TimeoutExpired):
-                return self.wait(10.0)
-        return self.wait()
+    def wait_until_it_waits(self, seconds: float = 30.0) -> None:
+        """CPython's input() does not see a signal that comes between showing its prompt and waiting for a key."""
+        until = time.monotonic() + seconds
+        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -310,7 +308,9 @@ def test_ctrl_c_ends_the_answer_then_the_chat_and_leaves_nothing(tmp_path, termi
         screen.type("\x03")
         screen.read_until(r"interrupted")
         screen.read_until("›")
-    assert screen.press_until_it_ends("\x03") == 0
+    screen.wait_until_it_waits()
+    screen.type("\x03")
+    assert screen.wait() == 0
     require_nothing_left(tmp_path)
 
 
