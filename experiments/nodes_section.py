@@ -105,9 +105,9 @@ class RadioSpec(Strict):
     technology: Literal["", "lte", "wifi", "5g"] = Field(default="", description="whose published coefficients")
     coefficients: dict[str, float] = Field(default={}, description="that replace some, or are all of another radio")
     source: str = Field(default="", description="of the coefficients")
-    unit_w: float | None = Field(default=None, gt=0, description="5g: what the radio draws in deep sleep")
-    tx_mbps: float | None = Field(default=None, gt=0, description="5g: rate of the air while it sends")
-    rx_mbps: float | None = Field(default=None, gt=0, description="5g: rate of the air while it receives")
+    unit_w: float | None = Field(default=None, description="5g: what the radio draws in deep sleep")
+    tx_mbps: float | None = Field(default=None, description="5g: rate of the air while it sends")
+    rx_mbps: float | None = Field(default=None, description="5g: rate of the air while it receives")
 
     @model_validator(mode="after")
     def _radio_can_be_made(self) -> RadioSpec:

@@ -62,17 +62,25 @@ def _start(config: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """As when the power goes: the process and all that it started, in one blow."""
+    itself = psutil.Process(process.pid)
+    family = [itself, *itself.children(recursive=True)]
+    for blow in (psutil.Process.suspend, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):  # it ended by itself
+                blow(member)
+
+
 def _killed(process: subprocess.Popen[bytes], after_s: float, everybody: bool) -> bool:
     """Was it still at work then?"""
     try:
         process.wait(after_s)
         return False
     except subprocess.TimeoutExpired:
-        itself = psutil.Process(process.pid)
-        family = [itself, *(itself.children(recursive=True) if everybody else [])]
-        for blow in (psutil.Process.suspend, psutil.Process.kill):
-            for member in family:
-                with suppress(psutil.NoSuchProcess):  # it ended by itself
-                    blow(member)
+        if everybody:
+            kill_all(process)
+        else:
+            process.kill()
         process.wait()
         return True

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from experiments.bench.resume import kill_all
 from experiments.store import RunFolder, StoreError
 from experiments.sweep.folder import Attempt, SweepError, SweepFolder, find_sweep, open_sweep
 from experiments.sweep.order import Turn
@@ -76,15 +77,6 @@ def wait_for(what, process: subprocess.Popen) -> Any:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
     return found
-
-
-def kill_all(process: subprocess.Popen) -> None:
-    """As when the power goes: the sweep, its run and the run's nodes in one blow."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for blow in (psutil.Process.suspend, psutil.Process.kill):
-        for member in family:
-            with suppress(psutil.NoSuchProcess):
-                blow(member)
 
 
 def killed_again_and_again(config: Path, kills: int, seed: int, longest_s: float) -> None:
