@@ -4,13 +4,15 @@ the user who asks. They share everything else, so they measure what is done over
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ StrictModes no
 PasswordAuthentication no
 PermitRootLogin yes
 """
-LISTENS_WITHIN_S = 10.0
+WITHIN_S = 10.0
 
 
 def why_not() -> str:
@@ -60,7 +62,7 @@ def _neighbour(role: str, folder: Path) -> Iterator[dict[str, Any]]:
         server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL,
                                   stdout=log, stderr=log, start_new_session=True)  # fmt: skip
     try:
-        _until_it_listens(address, port, server)
+        _until(True, address, port, server)
         yield {
             "address": address,
             "port": port,
@@ -71,8 +73,10 @@ def _neighbour(role: str, folder: Path) -> Iterator[dict[str, Any]]:
             "workdir": str(folder / "work"),
         }
     finally:
-        server.terminate()
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(server.pid, signal.SIGTERM)  # a child just forked for a caller holds the door open too
         server.wait()
+        _until(False, address, port)
 
 
 def _free_port(address: str) -> int:
@@ -81,13 +85,17 @@ def _free_port(address: str) -> int:
         return int(door.getsockname()[1])
 
 
-def _until_it_listens(address: str, port: int, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + LISTENS_WITHIN_S
-    while True:
-        try:
-            socket.create_connection((address, port), 1).close()
-            return
-        except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+def _until(listens: bool, address: str, port: int, server: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while _listens(address, port) != listens:
+        if time.monotonic() > deadline or (server and server.poll() is not None):
+            raise TimeoutError(f"ssh server at {address}:{port}: {'does not listen' if listens else 'listens still'}")
+        time.sleep(0.05)
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError:
+        return False
+    return True
