@@ -42,6 +42,9 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
             events.append({"event": "damaged_lines", "file": file, "lines": read.damaged})
     ends = [name for name in run.cut_short() if name not in ("rounds.jsonl", "requests.jsonl")]
     events += [{"event": "damaged_lines", "file": name, "lines": 1} for name in ends]
+    broken: list[str] = []
+    power = counters(run.samples(broken))
+    events += [{"event": "broken_trace", "what": what} for what in broken]
     clock = describe_clock(run.path, [t_ns for r in requests.records for t_ns in (r.start_ns, r.end_ns)])
     summary = summarise(
         spec.name,
@@ -49,7 +52,7 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
         spec.systems,
         rounds.records,
         requests.records,
-        counters(run.samples()),
+        power,
         energy_sources=run.energy_sources(),
         link=run.link(),
         events=events,

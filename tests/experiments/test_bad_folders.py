@@ -177,6 +177,7 @@ def test_a_trace_ends_at_a_line_that_is_broken_and_that_is_told(run, at):
     code, told = ask(["energy"], run)
     assert code == 0 and f"power.device.jsonl: line {at + 1} is no record" in told
     assert ask(["report"], run)[0] == 0
+    assert f"line {at + 1} is no record" in (run / "report.html").read_text()
     assert recorded(run) == before
 
 
