@@ -11,6 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nodes.composition import CompositionError, load_system
+from nodes.methods import MethodError, method_class
+
 Value = str | float | bool | None
 NO_AXES = ("name", "workload.sha256", "systems")  # `systems` that differ are rows that differ
 SHORTHANDS = (
@@ -50,7 +53,7 @@ def row_axes(entry: Mapping[str, Any]) -> dict[str, Value]:
     whatever decides what the target gets to see (p_t, u_th, c_th, a router's, the share routed at random)."""
     found: dict[str, Value] = {}
     stop = entry.get("stop") or {}
-    if isinstance(stop, dict) and stop.get("policy", "fixed") == "fixed" and "length" in stop:
+    if isinstance(stop, dict) and stop.get("policy", "fixed") == "fixed" and "length" in stop and _speculates(entry):
         found["draft_length"] = stop["length"]
     for key, value in sorted(
         flatten({part: entry.get(part) for part in ("options", "route", "upload", "stop")}).items()
@@ -58,6 +61,15 @@ def row_axes(entry: Mapping[str, Any]) -> dict[str, Value]:
         if key.split(".")[-1].endswith(("threshold", "_th", "share")) and isinstance(value, int | float):
             found["threshold"] = value  # the last in this order of parts that are swept together
     return found
+
+
+def _speculates(entry: Mapping[str, Any]) -> bool:
+    """Does anybody check what is drafted? A system that is not known here is believed to have it checked."""
+    try:
+        method = method_class(load_system(str(entry.get("system"))).method)
+    except (CompositionError, MethodError):
+        return True
+    return method.edge_drafts or (method.drafts and method.edge)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Value]:

@@ -19,10 +19,16 @@ def _spell(value: Any, info: ValidationInfo) -> Any:
     """A name becomes a mapping, and a model's relative path is taken from the configuration's folder."""
     spec = {"engine": value} if isinstance(value, str) else value
     name = spec.get("engine") if isinstance(spec, dict) else None
-    if isinstance(name, str) and name.startswith("hf:."):
-        folder = (info.context or {}).get("folder", ".")
-        spec = {**spec, "engine": f"hf:{Path(folder, name.removeprefix('hf:')).resolve()}"}
-    return spec
+    return {**spec, "engine": located(name, _folder(info))} if isinstance(name, str) else spec
+
+
+def located(engine: str, folder: Path) -> str:
+    """The engine whose model's folder, if it is a relative one, begins there."""
+    return f"hf:{Path(folder, engine.removeprefix('hf:')).resolve()}" if engine.startswith("hf:.") else engine
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
 
 
 Spelled = Annotated[
@@ -36,6 +42,11 @@ Spelled = Annotated[
 class ModelsSpec(Strict):
     draft: str
     target: str
+
+    @field_validator("*")
+    @classmethod
+    def _folders_are_located(cls, value: str, info: ValidationInfo) -> str:
+        return located(value, _folder(info))
 
 
 class NodeSection(Strict):

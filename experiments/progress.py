@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 STAGES = {
@@ -24,7 +25,7 @@ class ProgressBar:
 
     def __init__(self, name: str, folder: str) -> None:
         self.console = Console(stderr=True)
-        self.console.print(f"run [bold]{name}[/] → {folder}", highlight=False)
+        self.console.print(f"run [bold]{escape(name)}[/] → {escape(folder)}", highlight=False)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -56,8 +57,8 @@ class ProgressBar:
     def _request(self, fields: dict[str, Any]) -> None:
         done, total = fields["done"], fields["total"]
         what = f"{fields['system']}{' (warm-up)' if fields['warmup'] else ''}"
-        self._bar.update(self._task, completed=done, total=total, description=f"{what:<26}")
+        self._bar.update(self._task, completed=done, total=total, description=escape(f"{what:<26}"))
         tenth = 10 * done // total
         if self._bar.disable and tenth != self._told:
             self._told = tenth
-            self.console.print(f"  {done}/{total} requests, last {what}", highlight=False)
+            self.console.print(f"  {done}/{total} requests, last {what}", highlight=False, markup=False)

@@ -45,6 +45,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                at = key_node.start_mark.line + 1
+                raise ConfigError(f"line {at}: braces or brackets where a key belongs; text that has them takes quotes")
             key = key_node.value
             if key != "<<" and key in seen:
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: `{key}` is given twice; keep one")
@@ -191,6 +194,16 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in get_args(annotation) if (found := _inner_model(arg)) is not None), None)
+
+
+def sendable(text: str, said: str) -> str:
+    """The text itself, which a message to a node can carry. `said` begins the ConfigError for one that has no UTF-8
+    form: bytes of another encoding, or half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{said}: {text[:40]!r} is not text that has a UTF-8 form; write it in UTF-8") from None
+    return text
 
 
 def _kind(value: Any) -> str:

@@ -44,16 +44,6 @@ def print_table(summary: Mapping[str, Any], file: IO[str] | None = None) -> None
         console.print(escape(line), style="dim", soft_wrap=True)
 
 
-def markdown_table(summary: Mapping[str, Any]) -> str:
-    """The same figures as GitHub's Markdown, without header and notes."""
-    rows = [
-        [column.heading.replace("\n", " ") for column in COLUMNS],
-        ["---" if column.left else "---:" for column in COLUMNS],
-        *([column.show(figures) for column in COLUMNS] for figures in summary["systems"]),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
 def header_lines(summary: Mapping[str, Any]) -> list[str]:
     """What the figures below hold for: run, link, models, labels."""
     systems = summary["systems"]

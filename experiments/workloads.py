@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from experiments.reading import Strict, unknown
+from experiments.reading import Strict, sendable, unknown
 from nodes.runspec import Prompt
 
 BUNDLED = Path(__file__).parent / "prompts" / "bundled.jsonl"
@@ -43,7 +43,7 @@ class WorkloadSpec(Strict):
         if isinstance(value, list):
             if not value or not all(isinstance(text, str) and text for text in value):
                 raise ValueError("a list of prompts has at least one text, and none that is empty")
-            return value
+            return [sendable(text, "a prompt") for text in value]
         if not isinstance(value, str):
             raise ValueError(f"must be bundled, a list of texts or a path, not {value!r}")
         if value == "bundled":
@@ -60,7 +60,7 @@ class WorkloadSpec(Strict):
     def _stops_say_something(cls, value: list[str]) -> list[str]:
         if not all(value):
             raise ValueError("an empty stop string would end every request at once; remove it")
-        return value
+        return [sendable(text, "a stop string") for text in value]
 
     @model_validator(mode="after")
     def _file_is_the_same(self) -> WorkloadSpec:
@@ -96,7 +96,7 @@ class WorkloadSpec(Strict):
         if isinstance(self.prompts, list):
             return [Prompt(f"p{i}", text) for i, text in enumerate(self.prompts, 1)]
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             raise ValueError(f"workload.prompts: {self._path} is not UTF-8 text") from None
         prompts = _spec_bench(text, self._path) if self._path.suffix == ".jsonl" else _plain(text, self._path)
@@ -105,6 +105,8 @@ class WorkloadSpec(Strict):
         twice = [name for name, times in Counter(prompt.id for prompt in prompts).items() if times > 1]
         if twice:
             raise ValueError(f"workload.prompts: {self._path} has question_id {twice[0]} twice; each once, please")
+        for prompt in prompts:
+            sendable(prompt.text, f"workload.prompts: {self._path}: question_id {prompt.id}")
         return prompts
 
 

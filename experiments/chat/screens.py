@@ -17,6 +17,7 @@ from rich.text import Text
 
 from experiments.chat.watts import Watts
 from experiments.progress import STAGES
+from experiments.reading import sendable
 from nodes.records import Maker
 
 STYLES: dict[Maker, str] = {  # told apart without colours too
@@ -38,7 +39,8 @@ SYSTEM = "/system"
 
 
 class Prompts:
-    """Prompts one by one, each with the system that answers it; a line `/system NAME` changes that."""
+    """Prompts one by one, each with the system that answers it; a line `/system NAME` changes that. One that is not
+    UTF-8 is a ConfigError."""
 
     def __init__(self, lines: Iterator[str], systems: list[str], system: str, note: Callable[[str], None]) -> None:
         self._lines, self.systems, self.system, self._note = lines, systems, system, note
@@ -49,7 +51,7 @@ class Prompts:
             if command == SYSTEM:
                 self._choose(name.strip())
             elif line.strip():
-                return line, self.system
+                return sendable(line, "the prompt"), self.system
         return None
 
     def _choose(self, name: str) -> None:

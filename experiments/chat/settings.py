@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.nodes_section import located
 from experiments.reading import ConfigError, unknown
 from experiments.schema import Config, load_config
 
@@ -37,4 +38,10 @@ def _engines(pair: str) -> list[str]:
     draft, comma, target = pair.partition(",")
     if not comma or not draft or not target:
         raise ConfigError(f"--pair {pair}: toy, or two engines with a comma between, as bundled:draft,bundled:target")
-    return [f"models={json.dumps({'draft': draft, 'target': target})}"]
+    engines = {role: located(engine, Path.cwd()) for role, engine in (("draft", draft), ("target", target))}
+    return [f"models={json.dumps(engines)}"]
+
+
+def link_here(link: str) -> str:
+    """A link's file is looked for from where one is; a profile has a name alone."""
+    return str(Path(link).expanduser().resolve()) if link.endswith((".yaml", ".yml")) else link

@@ -57,10 +57,11 @@ def print_json(result: Any) -> None:
 def table(rows: list[dict[str, Any]], columns: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
     console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
     console.print(table)
 

@@ -47,14 +47,14 @@ def chat(
     with plain_errors():
         from experiments.chat.screens import JsonScreen, Prompts, TextScreen, stdin_lines, typed_lines
         from experiments.chat.session import chat as talk
-        from experiments.chat.settings import chat_config
+        from experiments.chat.settings import chat_config, link_here
 
         if bool(connect) != (keys is not None or plain):
             raise typer.BadParameter("--connect takes --keys DIR, or --plain for no encryption; both are for it alone")
         if connect and link:
             raise typer.BadParameter("--connect goes over the link that there is: --link is for an edge started here")
         settings = {
-            "link": link, "sampling.temperature": temperature, "seed": seed,
+            "link": link_here(link), "sampling.temperature": temperature, "seed": seed,
             "workload.max_new_tokens": max_new_tokens,
         }  # fmt: skip
         short = [f"{key}={jsonlib.dumps(value)}" for key, value in settings.items() if value not in ("", None)]

@@ -33,12 +33,12 @@ def uncertainty(
     with plain_errors():
         from experiments.schema import Config, load_config
         from experiments.studies.uncertainty import study, write_study
-        from nodes.engine.make import make_unpaced
+        from nodes.engine.make import unpaced_pair
         from nodes.sampling import Sampling
 
         bundled = {"name": "uncertainty", "systems": ["u_hlm"]}
         loaded = load_config(config, overrides or []) if config else Config.model_validate(bundled)
-        draft, target = make_unpaced(loaded.device_engine, "draft"), make_unpaced(loaded.edge_engine, "target")
+        draft, target = unpaced_pair(loaded.device_engine, loaded.edge_engine)
         sampling = Sampling(**loaded.sampling.model_dump(), seed=loaded.seed)
         found = study(draft, target, sampling, loaded.prompts, repeats, new_tokens)
         for path in write_study(found, out):

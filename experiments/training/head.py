@@ -22,7 +22,7 @@ from experiments.quality import LEAST, OWN
 from experiments.schema import Config
 from experiments.training.network import auc, fit_network
 from nodes.engine import Engine, EngineError
-from nodes.engine.make import make_unpaced
+from nodes.engine.make import unpaced_pair
 from nodes.engine.weights import model_id
 from nodes.heads import RATE_MBPS, RTT_MS, Floats, Head, Model, inputs, write_head
 from nodes.runspec import Prompt, conversation_id
@@ -49,8 +49,7 @@ class Mismatch:
 
 def train_head(config: Config, prompts: Sequence[Prompt], source: str, rounds: int, out: Path) -> Head:
     """For the pair and the sampling of `config`. Raises EngineError where there is too little to learn from."""
-    device = make_unpaced(config.device_engine, "draft")
-    edge = make_unpaced(config.edge_engine, "target")
+    device, edge = unpaced_pair(config.device_engine, config.edge_engine)
     sampling = Sampling(**config.sampling.model_dump(), seed=config.seed)
     seen: list[Mismatch] = []
     for start in range(0, len(prompts), TOGETHER):

@@ -25,7 +25,7 @@ from experiments.quality import LEAST, OWN
 from experiments.schema import Config
 from experiments.training.fitting import best_ridge, fit_logistic, log_loss
 from nodes.engine import Engine, EngineError
-from nodes.engine.make import make_unpaced
+from nodes.engine.make import unpaced_pair
 from nodes.engine.weights import model_id
 from nodes.policies.routing import FEATURES, LABELS, Fitted, TrainedRouter, prompt_features
 from nodes.runspec import Prompt, conversation_id
@@ -34,6 +34,7 @@ from nodes.session import Session
 
 SHIFTS = np.linspace(0, 3, 121)  # nats a token: where t is looked for
 FEWEST = 20  # queries, for there to be something to fit and something to test it on
+FEWEST_GROUPS = 3
 TESTED = 4  # every so many groups of queries are kept for the test
 KEPT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of requests that stay on the device, where the card tells the quality
 
@@ -54,7 +55,13 @@ def train_router(
     """For the pair and the sampling of `config`. Raises EngineError where there is too little to learn from."""
     if len(queries) < FEWEST:
         raise EngineError(f"{len(queries)} prompts are too few to train a router on: give at least {FEWEST}")
-    device, edge = make_unpaced(config.device_engine, "draft"), make_unpaced(config.edge_engine, "target")
+    groups = {query.category or query.id for query in queries}
+    if len(groups) < FEWEST_GROUPS:
+        raise EngineError(
+            f"the prompts are of {len(groups)} categories: give at least {FEWEST_GROUPS}, since a router is fitted on "
+            "some, its penalty chosen on others, and tested on those that neither has seen"
+        )
+    device, edge = unpaced_pair(config.device_engine, config.edge_engine)
     sampling = Sampling(**config.sampling.model_dump(), seed=config.seed)
     sampled = [sample_query(device, edge, sampling, query, answers, new_tokens) for query in queries]
     card = {

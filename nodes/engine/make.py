@@ -111,6 +111,17 @@ def make_unpaced(spec: Mapping[str, Any], role: Role) -> Engine:
     return make_engine({key: spec[key] for key in spec if key not in ("pace", "tensor_parallel")}, role)
 
 
+def unpaced_pair(device: Mapping[str, Any], edge: Mapping[str, Any]) -> tuple[Engine, Engine]:
+    """Both models in this process, draft first. Raises EngineError where their tokens are not the same."""
+    draft, target = make_unpaced(device, "draft"), make_unpaced(edge, "target")
+    if (draft.vocab_size, draft.vocab_hash) != (target.vocab_size, target.vocab_hash):
+        raise EngineError(
+            f"{draft.name} has {draft.vocab_size} tokens and {target.name} {target.vocab_size}, or other words for "
+            "them: a token of one says nothing to the other; choose two models of one family"
+        )
+    return draft, target
+
+
 def follow_engine(spec: Mapping[str, Any]) -> None:
     """What all but the first of the processes that hold a target do, until the first ends. Raises EngineError."""
     from nodes.engine.hf_parallel import follow

@@ -186,11 +186,21 @@ def test_an_edge_elsewhere_answers(tmp_path):
         (["--connect", "tcp://127.0.0.1:1", "--plain", "--link", "lte"], "over the link that there is"),
         (["--link", "ltte"], "ltte"),
         (["--temperature", "-1"], "sampling.temperature"),
+        (["--link", "./mine.yaml"], "link profile HERE/mine.yaml"),
+        (["--pair", "hf:./mine,hf:./mine"], "no model at HERE/mine"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(tmp_path, words, said):
+    (tmp_path / "mine.yaml").write_text("up: {delay_ms: long}")
     done = dssd(tmp_path, "chat", "--once", "t1", *words)
-    assert done.returncode in (1, 2) and said in " ".join(done.stderr.replace("│", " ").split())
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode in (1, 2) and said.replace("HERE", str(tmp_path)) in told
+    require_nothing_left(tmp_path)
+
+
+def test_a_prompt_that_is_no_text_is_said(tmp_path):
+    done = dssd(tmp_path, "chat", "--pair", "toy", "--once", "a\udcffb")
+    assert done.returncode == 1 and "the prompt: " in done.stderr and "Traceback" not in done.stderr
     require_nothing_left(tmp_path)
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from many_set import RATES_MBPS, RTTS_MS, base_run, set_manifest, sweep_of_runs
 from report_run import SYSTEMS, Page
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from experiments.collection import collect, link_label
 from experiments.report.many import write_sweep_report
 from experiments.report.many.page import render
 from experiments.report.many.winners import conditions
+from experiments.schema import Config
 from experiments.store import StoreError
 from experiments.summary import FORMAT
 
@@ -114,7 +116,15 @@ def test_thresholds_belong_to_systems():
     entry = {"stop": {"policy": "confidence", "threshold": 0.8}, "upload": {"policy": "hard", "threshold": 0.8}}
     assert row_axes(entry) == {"threshold": 0.8}
     assert row_axes({"system": "wisv", "options": {"c_th": 0.3}}) == {"threshold": 0.3}
-    assert row_axes({"stop": {"policy": "fixed", "length": 4}, "upload": "always"}) == {"draft_length": 4}
+
+
+def test_a_draft_length_belongs_to_systems_whose_drafts_are_checked():
+    settings = {"name": "t", "engine": "toy", "draft_length": 6}
+    systems = ["edge_ar", "device_ar", "colocated_sd", "u_hlm", "dssd"]
+    entries = Config.model_validate({**settings, "systems": systems}).resolved()["systems"]
+    found = {entry["as"]: row_axes(entry).get("draft_length") for entry in entries}
+    assert found == {"edge_ar": None, "device_ar": None, "colocated_sd": 6, "u_hlm": 1, "dssd": 6}
+    assert row_axes({"system": "of another version", "stop": {"policy": "fixed", "length": 4}}) == {"draft_length": 4}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +165,20 @@ def test_repeats_of_a_condition_are_one_condition(sweep):
     assert len(twice) == len(once) and all(len(condition.runs) == 2 for condition in twice)
     for one, two in zip(once, twice):
         assert two.ms_per_token == pytest.approx(one.ms_per_token)
+
+
+def test_links_that_have_one_name_are_told_apart_where_they_differ(tmp_path):
+    base = base_run(tmp_path / "base")
+    for i, congestion in enumerate(("cubic", "reno", "reno")):
+        folder = behind_link(base, tmp_path / "runs" / str(i), 20, 5)
+        config = folder.config()
+        config["link"]["tcp"]["congestion"] = congestion
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(config))
+    where = conditions(collect([tmp_path / "runs"]))
+    assert len({condition.link for condition in where}) == 1
+    assert sorted((len(condition.runs), condition.name.split(", ")[-1]) for condition in where) == [
+        (1, "link.tcp.congestion cubic"), (2, "link.tcp.congestion reno"),
+    ]  # fmt: skip
 
 
 # The page -------------------------------------------------------------------------------------------------------------

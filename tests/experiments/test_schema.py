@@ -120,6 +120,12 @@ def test_what_cannot_be_run_is_refused_by_name_and_with_what_is_allowed(load, se
         assert part in message
 
 
+def test_a_models_folder_is_looked_for_beside_the_configuration(load, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    text = "systems: [dssd]\nmodels: {draft: 'hf:./a', target: toy}"
+    assert f"no model at {tmp_path / 'a'}" in refused(load, text=text)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -127,6 +133,9 @@ def test_what_cannot_be_run_is_refused_by_name_and_with_what_is_allowed(load, se
         ("systems: [dssd", "is not YAML"),
         ("- dssd", "has to be a mapping"),
         ("engine: toy", "systems: is missing"),
+        ("name: x\nsystems: {{ systems }}", "line 2: braces or brackets where a key belongs"),
+        ('systems: [dssd]\nworkload: {prompts: ["a\\uD800b"]}', "workload.prompts: a prompt: "),
+        ('systems: [dssd]\nworkload: {stop: ["\\uDC00"]}', "workload.stop: a stop string: "),
     ],
 )
 def test_a_file_that_is_none(load, text, said):

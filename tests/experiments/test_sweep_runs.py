@@ -264,6 +264,12 @@ def test_a_dry_run_names_points_and_makes_nothing(config):
     assert not (path.parent / "results").exists()
 
 
+def test_a_table_shows_brackets_as_they_are(config):
+    path = config({"grid": {"systems": [["edge_ar"], ["edge_ar", "dssd"]]}})
+    out, _ = finish(path, "--dry-run")
+    assert "systems=[edge_ar] " in out and "systems=[edge_ar, dssd] " in out
+
+
 def test_options_of_a_sweep_are_refused_without_one(tmp_path):
     path = tmp_path / "one.yaml"
     path.write_text(yaml.safe_dump(TOY))

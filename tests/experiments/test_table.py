@@ -7,7 +7,7 @@ import io
 import pytest
 from handmade import DSSD, EDGE_AR, a_request, a_round, summary_of, watts
 
-from experiments.table import WIDTH, bytes_text, link_text, markdown_table, print_table
+from experiments.table import WIDTH, bytes_text, link_text, print_table
 from netem.spec import LinkSpec
 from nodes.composition import load_system, system_names
 from nodes.probes.energy import counters
@@ -63,13 +63,6 @@ def test_troubles_are_said_below():
     text = printed(summary_of([a_round()], requests, events=events))
     assert "requests of dssd: 1 failed, not counted, 2 retried, 1 resumed" in text
     assert "edge restarted: code -9" in text
-
-
-def test_markdown_has_the_same_cells(summary):
-    head, rule, *rows = markdown_table(summary).splitlines()
-    assert len(rows) == len(summary["systems"])
-    assert {line.count("|") for line in (head, rule, *rows)} == {head.count("|")}
-    assert rows[0].startswith(f"| {summary['systems'][0]['system']} |")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from nodes.engine import EngineError
 from nodes.engine.toy import ToyEngine
 from nodes.policies.route import make_route
 from nodes.policies.routing import FEATURES, LABELS, read_router
+from nodes.runspec import Prompt
 from nodes.sampling import Coins, Sampling
 
 RNG = np.random.default_rng(5)
@@ -135,6 +136,9 @@ def test_too_little_to_learn_from_is_said():
     config = Config.model_validate({"name": "few", "systems": ["edge_ar"], "engine": {"engine": "toy"}})
     with pytest.raises(EngineError, match="5 prompts are too few"):
         train_router(config, config.prompts[:5], "x", answers=2, new_tokens=2)
+    alike = [Prompt(f"q{i}", "t1", "code") for i in range(40)]
+    with pytest.raises(EngineError, match="of 1 categories: give at least 3"):
+        train_router(config, alike, "x", answers=2, new_tokens=2)
 
 
 def test_queries_are_of_files_the_pair_was_not_trained_on():

@@ -58,6 +58,7 @@ def test_spec_bench_files_and_plain_text(tmp_path):
         ('{"question_id": 1, "turns": []}\n', "line 1"),
         ('{"turns": ["a"]}\n', "line 1"),
         ('{"question_id": 1, "turns": ["a"]}\n{"question_id": 1, "turns": ["b"]}\n', "question_id 1 twice"),
+        ('{"question_id": 1, "turns": ["a\\ud800b"]}\n', "question_id 1: .*UTF-8"),
         ("", "has no prompt"),
     ],
 )
@@ -66,6 +67,12 @@ def test_a_bad_file_is_told_where(tmp_path, content, said):
     path.write_text(content)
     with pytest.raises(ValueError, match=said):
         WorkloadSpec(prompts=str(path)).load()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    for name, content in (("a.jsonl", '{"question_id": 1, "turns": ["one"]}\n'), ("b.txt", "one\n")):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert [prompt.text for prompt in WorkloadSpec(prompts=str(tmp_path / name)).load()] == ["one"]
 
 
 def test_other_files_are_refused(tmp_path):

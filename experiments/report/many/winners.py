@@ -53,10 +53,15 @@ class Condition:
 
 def conditions(collection: Collection) -> list[Condition]:
     """In the order of their axes."""
+    links = [link_label((run.summary.get("link") or {}).get("declared") or {}) for run in collection.runs]
     groups: dict[tuple[str, str, str], list[int]] = {}
-    for i, run in enumerate(collection.runs):
-        rest = {key: value for key, value in run.axes.items() if not key.startswith("link.")}
-        link = link_label((run.summary.get("link") or {}).get("declared") or {})
+    for i, (link, run) in enumerate(zip(links, collection.runs)):
+        alike = [other.axes for other, label in zip(collection.runs, links) if label == link]
+        rest = {  # the label tells the link's other axes
+            key: value
+            for key, value in run.axes.items()
+            if not key.startswith("link.") or any(axes[key] != value for axes in alike)
+        }
         words = place(rest)
         name = words if "link" in rest else ", ".join(filter(None, [link, words]))
         groups.setdefault((link, words, name), []).append(i)

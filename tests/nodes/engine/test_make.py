@@ -9,7 +9,7 @@ import pytest
 
 from nodes.engine import EngineError
 from nodes.engine.bundled import FOLDER
-from nodes.engine.make import list_models, make_engine, parse
+from nodes.engine.make import list_models, make_engine, parse, unpaced_pair
 from nodes.engine.paced import PacedEngine
 from nodes.engine.toy import ToyEngine
 from nodes.sampling import Sampling
@@ -88,3 +88,10 @@ def test_the_bundled_pair_speaks_one_language():
     rows = [engine.forward([Session(Sampling(), tokens)], [1])[0].row(0) for engine in (draft, target)]
     assert all(abs(row.sum(dtype=float) - 1) < 1e-5 and len(row) == target.vocab_size for row in rows)
     assert draft.describe()["dtype"] == "float32"
+
+
+def test_a_pair_of_two_languages_is_refused():
+    small, large = ({"engine": "toy", "vocab_size": size} for size in (16, 32))
+    assert [engine.vocab_size for engine in unpaced_pair(small, small)] == [16, 16]
+    with pytest.raises(EngineError, match=r"16 tokens and .* 32"):
+        unpaced_pair(small, large)
