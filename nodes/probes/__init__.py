@@ -16,6 +16,7 @@ import pkgutil
 import re
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -173,11 +174,29 @@ def parse_probe(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def try_probe(probe: Probe) -> Finding:
-    """The probe's trial; one that breaks is unsupported, with the reason, rather than the end of the run."""
+    """The probe's trial; one that breaks, or has two channels of one name, which nobody could tell apart in a trace, is
+    unsupported, with the reason, rather than the end of the run.
+    """
     try:
-        return probe.trial()
+        finding = probe.trial()
     except Exception as error:  # any failure of a third party's sensor code is a finding, not ours
         return Finding(probe.name, "unsupported", f"trial read failed: {type(error).__name__}: {error}")
+    twice = [name for name, times in Counter(channel.name for channel in finding.channels).items() if times > 1]
+    if twice:
+        detail = f"more than one channel is called {', '.join(twice)}"
+        return Finding(probe.name, "unsupported", detail, "its author has to tell them apart (`numbered`)")
+    return finding
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Sensors that share a name are told apart by their place among them: `nvme.Composite#1`, `nvme.Composite#2`."""
+    names = list(names)
+    times, seen = Counter(names), Counter[str]()
+    unlike = []
+    for name in names:
+        seen[name] += 1
+        unlike.append(f"{name}#{seen[name]}" if times[name] > 1 else name)
+    return unlike
 
 
 def find_probes(options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Finding]:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from nodes.probes import numbered
+from nodes.probes.hwmon import chips
+
 
 def cpu_clock(pid: int) -> int:
     """The kernel's CPU clock of a process, for time.clock_gettime: all its threads, in nanoseconds, no
@@ -66,8 +69,10 @@ class Gauges:
     def __init__(self, root: Path, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
         self.frequencies = _opened(root.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
         self.cpuinfo = [] if self.frequencies else _opened([cpuinfo])
-        sensors = sorted(root.glob("class/hwmon/hwmon*/temp*_input")) or sorted(root.glob("class/thermal/*/temp"))
-        self.heat = [(_sensor_name(path), fd) for path in sensors for fd in _opened([path])]
+        sensors = [path for chip in chips(root) for path in sorted(chip.glob("temp*_input"))]
+        sensors = sensors or sorted(root.glob("class/thermal/*/temp"))
+        names = numbered(map(_sensor_name, sensors))
+        self.heat = [(name, fd) for name, path in zip(names, sensors) for fd in _opened([path])]
 
     def read(self) -> list[tuple[str, float, str]]:
         """The mean frequency of the cores, and every sensor that answers now."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nodes.probes import Channel, Finding, Joules, Probe, Reading
+from nodes.probes import Channel, Finding, Joules, Probe, Reading, numbered
 
 STEP_MS = 100.0  # of a chip that does not publish its update interval
 
@@ -60,17 +60,18 @@ class Hwmon(Probe):
         self.close()
         denied, notes = "", []
         channels: list[Channel] = []
-        for label, paths, scale, cumulative in self._sensors():
+        sensors = list(self._sensors())
+        for label, (_, paths, scale, cumulative) in zip(numbered(sensor[0] for sensor in sensors), sensors):
             try:
                 rail = Rail(label, paths, scale, cumulative)
-                self.rails.append(rail)
                 channels += [Channel(r.channel, r.unit, r.status) for r in rail.readings()]
             except PermissionError:
                 denied = f"sudo chmod a+r {paths[0]}"
                 notes.append(f"{label} may not be read")
             except (OSError, ValueError) as error:
                 notes.append(f"{label} dropped: {error}")
-                self.rails = [kept for kept in self.rails if kept.label != label]
+            else:
+                self.rails.append(rail)
         if not channels:
             detail = "; ".join(notes) or self.absent
             status = "denied" if denied else "unsupported"
@@ -105,7 +106,7 @@ class Hwmon(Probe):
         """(label, files, scale, cumulative) of every sensor; a Jetson's belong to its own probe."""
         if is_tegra(self.root):
             return
-        for chip in sorted(self.root.glob("class/hwmon/hwmon*")):
+        for chip in chips(self.root):
             for path in sorted(chip.iterdir()):
                 kind = re.fullmatch(r"((energy|power)\d+)_(input|average)", path.name)
                 if kind and not (kind[3] == "average" and (chip / f"{kind[1]}_input").exists()):
@@ -113,6 +114,11 @@ class Hwmon(Probe):
 
     def _total(self, labels: list[str]) -> list[str]:
         return self.wanted
+
+
+def chips(root: Path) -> list[Path]:
+    """The hwmon chips under this /sys in the order of where they hang: their own numbers differ from boot to boot."""
+    return sorted(root.glob("class/hwmon/hwmon*"), key=Path.resolve)
 
 
 def is_tegra(root: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nodes.probes.hwmon import Hwmon, is_tegra, label_of, text
+from nodes.probes.hwmon import Hwmon, chips, is_tegra, label_of, text
 
 INPUTS = ("VIN", "VDD_IN", "POM_5V_IN")  # what feeds the module; the other rails are inside it
 
@@ -24,7 +24,7 @@ class Jetson(Hwmon):
     def _sensors(self) -> Iterator[tuple[str, list[Path], float, bool]]:
         if not is_tegra(self.root):
             return
-        for chip in sorted(self.root.glob("class/hwmon/hwmon*")):
+        for chip in chips(self.root):
             if text(chip / "name") == "ina3221":
                 for channel in "123":  # 7 is the sum of the shunt voltages, no rail
                     label = label_of(chip, f"in{channel}")

@@ -192,6 +192,12 @@ class Sampler:
         self.stop()
 
     def _run(self, number: int, lane: list[int]) -> None:
+        try:
+            self._sample(number, lane)
+        except Exception as error:  # a lane that dies takes its probes' trace along: never silently
+            self.write_error = f"sampling ended early: {error!r}"
+
+    def _sample(self, number: int, lane: list[int]) -> None:
         """One lane: its probes at the interval, each no more often than it wants, and no waking up when none
         wants to be read. Lane 0 keeps the file and the count.
         """

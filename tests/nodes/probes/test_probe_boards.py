@@ -174,6 +174,24 @@ def test_hwmon_records_all_and_counts_what_is_named(tmp_path, clock):
     assert after["amd_energy.Esocket0"] - before["amd_energy.Esocket0"] == pytest.approx(2)
 
 
+def test_two_chips_of_one_name_are_two_rails(tmp_path, clock):
+    """One that fails takes no other along, and each counts what is its own."""
+    chips = {f"class/hwmon/hwmon{i}/name": "ina226" for i in range(3)}
+    root = tree(
+        tmp_path, chips | {f"class/hwmon/hwmon{i}/power1_input": w for i, w in enumerate((5_000_000, "", 2_000_000))}
+    )
+    assert "ina226.power1#1" in make_probe("hwmon", root=root, total=["ina226.power1"]).trial().detail
+    probe = make_probe("hwmon", root=root, total=["ina226.power1#1", "ina226.power1#3"])
+    finding = probe.trial()
+    assert counted(finding) == ["ina226.power1#1", "ina226.power1#3"] and "ina226.power1#2 dropped" in finding.detail
+    before = values(probe)
+    clock(2.0)
+    after = values(probe)
+    assert {name: after[name] - before[name] for name in counted(finding)} == pytest.approx(
+        {"ina226.power1#1": 10, "ina226.power1#3": 4}
+    )
+
+
 def test_hwmon_names_the_rails_there_are(tmp_path):
     finding = make_probe("hwmon", root=tree(tmp_path, HWMON), total=["ina226.power9"]).trial()
     assert finding.status == "unsupported" and "ina226.power9" in finding.detail and "ina226.power1" in finding.detail

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -106,6 +107,60 @@ def test_frequency_and_heat_are_those_of_the_boards_files(tmp_path):
     assert seen["cpu.frequency"] == 2e9
     assert (seen["coretemp.Package id 0"], seen["coretemp.1"]) == (51.0, 48.5)
     probe.close()
+
+
+def test_sensors_of_one_name_all_reach_the_trace_apart(tmp_path):
+    """Two sockets, two drives, one chip that calls two places alike: as many channels as sensors, each with its own
+    reading, wherever this boot's numbers put the chips."""
+    for number, (device, chip, heat) in enumerate(
+        [("0000:02:00.0", "nvme", {"Composite": 30}), ("0000:01:00.0", "nvme", {"Composite": 20}),
+         ("coretemp.0", "coretemp", {"Core 0": 40, "Core 1": 41}), ("dell_smm", "dell_smm", {"Ambient": 50}),
+         ("coretemp.1", "coretemp", {"Core 0": 42, "Core 1": 43})]
+    ):  # fmt: skip
+        folder = tmp_path / "devices" / device / f"hwmon{number}"
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(f"{chip}\n")
+        for place, (label, celsius) in enumerate(heat.items(), 1):
+            (folder / f"temp{place}_label").write_text(f"{label}\n")
+            (folder / f"temp{place}_input").write_text(f"{celsius}000\n")
+        (tmp_path / "class/hwmon").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"class/hwmon/hwmon{number}").symlink_to(folder)
+    (tmp_path / "devices/dell_smm/hwmon3/temp2_label").write_text("Ambient\n")
+    (tmp_path / "devices/dell_smm/hwmon3/temp2_input").write_text("51000\n")
+    probe = make_probe("psutil_trace", root=tmp_path)
+    with Sampler([probe, Ramp()], "edge", tmp_path) as sampler:
+        time.sleep(0.1)
+    samples = list(read_samples(sampler.path))
+    assert {s.channel: s.value for s in samples if s.unit == "c"} == {
+        "nvme.Composite#1": 20, "nvme.Composite#2": 30,
+        "coretemp.Core 0#1": 40, "coretemp.Core 0#2": 42, "coretemp.Core 1#1": 41, "coretemp.Core 1#2": 43,
+        "dell_smm.Ambient#1": 50, "dell_smm.Ambient#2": 51,
+    }  # fmt: skip
+    assert any(s.probe == "ramp" for s in samples)
+
+
+def test_a_probe_that_gives_one_name_twice_is_told_and_left_out(tmp_path):
+    class Twins(Ramp):
+        name = "twins"
+
+        def trial(self):
+            finding = super().trial()
+            return replace(finding, channels=finding.channels * 2)
+
+    with Sampler([Twins(), Ramp()], "edge", tmp_path) as sampler:
+        time.sleep(0.1)
+    assert sampler.findings[0].status == "unsupported" and "called node" in sampler.findings[0].detail
+    assert {s.probe for s in read_samples(sampler.path)} == {"ramp", "sampler"}
+
+
+def test_a_lane_that_dies_is_told(tmp_path):
+    class Vague(Ramp):
+        every_ms = "seldom"  # what another package's probe calls a number
+
+    sampler = Sampler([Vague()], "edge", tmp_path).start()
+    sampler._lanes[0].join(5)
+    with pytest.raises(OSError, match=r"power\.edge\.jsonl is incomplete: .*TypeError"):
+        sampler.stop()
 
 
 def test_a_process_that_ends_stops_its_channels():
