@@ -8,14 +8,15 @@ from pathlib import Path
 from nodes.probes.hwmon import Hwmon, chips, is_tegra, label_of, text
 
 INPUTS = ("VIN", "VDD_IN", "POM_5V_IN")  # what feeds the module; the other rails are inside it
+FED_BY = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}  # AGX Orin: a rail inside another, by NVIDIA's table of rails
 
 
 class Jetson(Hwmon):
-    """Counts the module's input where it is measured (Orin Nano, Orin NX, Xavier NX, Thor), else the sum of
-    the rails (AGX Orin, AGX Xavier), else the rails named in `total`.
+    """Counts the input where it is measured (Orin Nano, Orin NX, Xavier NX, Thor), else the sum of the rails that lie
+    in no other (AGX Orin, AGX Xavier), else the rails named in `total`.
 
-    A rail is never called cpu or gpu here: VDD_CPU_GPU_CV is both. The carrier board is outside all of them,
-    and the monitor averages inside, so that `resolution_ms` is at best its update interval.
+    A rail is never called cpu or gpu here: VDD_CPU_GPU_CV is both. The carrier board is outside all of them but Thor's
+    VIN, and the monitor averages inside, so that `resolution_ms` is at best its update interval.
     """
 
     name = "jetson"
@@ -39,4 +40,5 @@ class Jetson(Hwmon):
             yield text(name), [name.parent / f"in_power{number}_input"], 1e-3, False  # mW
 
     def _total(self, labels: list[str]) -> list[str]:
-        return self.wanted or [label for label in INPUTS if label in labels][:1] or labels
+        inputs = [label for label in INPUTS if label in labels]
+        return self.wanted or inputs[:1] or [label for label in labels if FED_BY.get(label) not in labels]
