@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from typing import Any
 import psutil
 
 from nodes.alignment import Alignment
+from nodes.busy import BusyTime
 from nodes.channel import EdgeError
 from nodes.composition import CompositionError, System
 from nodes.device import DeviceNode
@@ -38,13 +39,14 @@ from nodes.dialogue import Dialogue
 from nodes.edge import EdgeNode, compare
 from nodes.engine import Engine, EngineError, torchrun
 from nodes.engine.make import follow_engine, make_engine
+from nodes.engine.paced import PacedEngine
 from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
 from nodes.policies.stop import make_stop
 from nodes.probes import EnergySource, ProbeError, probe_names
 from nodes.probes.sampler_process import SamplerProcess
 from nodes.records import RecordWriter
-from nodes.runspec import NodeSpec, RunSpec, read_runspec
+from nodes.runspec import NodeSpec, ProbeSpec, RunSpec, read_runspec
 from nodes.tcp_trace import TcpTrace
 from transport.clock import clock_identity
 from transport.control import ControlClient, ControlServer
@@ -73,7 +75,8 @@ def run_edge(
         for system in spec.systems:
             system.require_width(engine.vocab_size)
         drafter = make_engine(spec.edge.draft_engine, "draft") if spec.edge.draft_engine else None
-        energy = _sample(sampler, spec.edge, engine, out, spec.shared_machine)
+        engines = {"target": engine} | ({"draft": drafter} if drafter else {})
+        energy = _sample(sampler, spec.edge, engines, out, spec.shared_machine)
         secrets = load_edge_keys(keys) if keys else None
         link = ZmqEdgeLink(
             bind,
@@ -120,7 +123,7 @@ def run_device(
         engine = make_engine(spec.device.engine, "draft")
         for system in spec.systems:
             system.require_width(engine.vocab_size)
-        energy = _sample(sampler, spec.device, engine, out, spec.shared_machine, interface)
+        energy = _sample(sampler, spec.device, {"draft": engine}, out, spec.shared_machine, interface)
         writer = RecordWriter(out)
         stack.callback(writer.close)
         secrets = load_device_keys(keys) if keys else None
@@ -235,12 +238,19 @@ def _rest(seconds: float) -> list[int]:
 
 
 def _sample(
-    sampler: SamplerProcess, spec: NodeSpec, engine: Engine, out: Path, shared: bool, interface: str | None = None
+    sampler: SamplerProcess,
+    spec: NodeSpec,
+    engines: Mapping[str, Engine],
+    out: Path,
+    shared: bool,
+    interface: str | None = None,
 ) -> EnergySource:
-    """All probes this machine has, or those that are named; the node's own process is what they watch.
+    """All probes this machine has, or those that are named; the node's own process is what they watch. The first of the
+    engines is the node's own.
 
     Raises ProbeError where one that is named, or a radio that is declared, cannot be read here.
     """
+    engine = next(iter(engines.values()))
     pids = {sampler.node: os.getpid()}
     for rank in engine.describe().get("ranks", [])[1:]:  # those on this machine that hold a share of the target
         if rank["host"] == platform.node():
@@ -250,24 +260,34 @@ def _sample(
     if spec.probes.radio:
         probes.setdefault("radio_model", {})
         required.add("radio_model")
-    paced = "paced" in engine.labels
-    busy = engine.busy if paced else None  # type: ignore[attr-defined]  # labelled paced: a PacedEngine
+    busy: dict[str, BusyTime] = {}
     declared = {"idle_w": spec.probes.idle_w, "full_w": spec.probes.full_w}
     given: dict[str, dict[str, Any]] = {
         "psutil_trace": {"pids": pids},
         "psutil_estimate": {**declared, "pids": pids if shared else {}},
         "radio_model": {"interface": interface or "", **spec.probes.radio},
     }
-    if paced:
-        pace = engine.pace  # type: ignore[attr-defined]
+    if isinstance(engine, PacedEngine):
+        busy = {name: one.busy for name, one in engines.items() if isinstance(one, PacedEngine)}
         given["paced_model"] = {
-            "idle_w": pace.idle_w if spec.probes.idle_w is None else spec.probes.idle_w,
-            "active_w": pace.active_w if spec.probes.full_w is None else spec.probes.full_w,
+            "idle_w": engine.pace.idle_w if spec.probes.idle_w is None else spec.probes.idle_w,
+            "added_w": {name: _added_w(one, spec.probes) for name, one in engines.items()},
         }
     for name, options in probes.items():
         options |= given.get(name, {})
     interval_ms = spec.probes.interval_ms
-    return sampler.start(out, probes, interval_ms, required=required, paced=paced, shared=shared, busy=busy)
+    return sampler.start(out, probes, interval_ms, required=required, paced=bool(busy), shared=shared, busy=busy)
+
+
+def _added_w(engine: Engine, declared: ProbeSpec) -> float | None:
+    """What a node draws more than at rest while `engine` computes: the watts declared for the node, else those of the
+    machine that the engine's own pace stands for. None where there are none, as of an engine without a pace.
+    """
+    if not isinstance(engine, PacedEngine):
+        return None
+    idle_w = engine.pace.idle_w if declared.idle_w is None else declared.idle_w
+    active_w = engine.pace.active_w if declared.full_w is None else declared.full_w
+    return None if idle_w is None or active_w is None else active_w - idle_w
 
 
 def _announce(event: str, **fields: Any) -> None:

@@ -196,6 +196,23 @@ def test_two_nodes_by_hand(edge_by_hand, tmp_path):
     assert (tmp_path / "device" / "requests.jsonl").stat().st_size > 0
 
 
+def test_drafting_at_the_edge_is_paid_for(tmp_path):
+    """By the watts that the draft model's own pace adds to its machine at rest, beside the target's."""
+    paces = {"device": {"forward_ms": 4, "idle_w": 1, "active_w": 50},
+             "edge": {"forward_ms": 8, "idle_w": 100, "active_w": 400}}  # fmt: skip
+    config = configure(tmp_path, systems=["colocated_sd"], warmup=0, draft_length=8,
+                       **{node: {"pace": pace} for node, pace in paces.items()})  # fmt: skip
+    folder, _ = run_in(tmp_path, config)
+    trace = [sample for sample in folder.samples() if (sample.node, sample.probe) == ("edge", "paced_model")]
+    drawn = {channel: [s for s in trace if s.channel == channel] for channel in ("node", "target.busy", "draft.busy")}
+    grew = {channel: found[-1].value - found[0].value for channel, found in drawn.items()}
+    elapsed_s = (drawn["node"][-1].t_ns - drawn["node"][0].t_ns) / 1e9
+    drafting_s = sum(record.edge_draft_ms for record in folder.rounds().records) / 1e3
+    assert 0 < grew["draft.busy"] == pytest.approx(drafting_s, rel=0.2)
+    joules = 100 * elapsed_s + 300 * grew["target.busy"] + 49 * grew["draft.busy"]
+    assert grew["node"] == pytest.approx(joules, rel=0.01)
+
+
 RADIO = "energy.radio={technology: 5g, unit_w: 0.004, tx_mbps: 50, rx_mbps: 400}"
 
 

@@ -5,17 +5,17 @@ engine/paced.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nodes.probes import Channel, Finding, Probe, Reading
 
 
 class PacedModel(Probe):
-    """joules = idle_w x elapsed + (active_w - idle_w) x busy_s().
+    """joules = idle_w x elapsed + the sum over the paced engines of added_w x busy_s().
 
-    `busy_s` returns the cumulative seconds the paced engine has been computing, the forward in progress
-    included. `idle_w`, `active_w`: the watts of the machine that the pacing stands for, at rest and
-    computing.
+    `idle_w`: the watts at rest of the machine that the pacing stands for. By engine: `added_w`, what is drawn on top
+    of them while it computes; `busy_s`, which returns the cumulative seconds it has been computing, the forward in
+    progress included.
     """
 
     name = "paced_model"
@@ -23,34 +23,41 @@ class PacedModel(Probe):
     def __init__(
         self,
         idle_w: float | None = None,
-        active_w: float | None = None,
-        busy_s: Callable[[], float] | None = None,
+        added_w: Mapping[str, float | None] | None = None,
+        busy_s: Mapping[str, Callable[[], float]] | None = None,
     ) -> None:
-        self.idle_w, self.active_w, self.busy_s = idle_w, active_w, busy_s
+        self.idle_w, self.added_w, self.busy_s = idle_w, added_w or {}, busy_s or {}
         self.start_s = time.monotonic()
-        self.start_busy_s = busy_s() if busy_s else 0.0
+        self.start_busy_s = {engine: seconds() for engine, seconds in self.busy_s.items()}
 
     def trial(self) -> Finding:
-        if self.busy_s is None:
+        if not self.busy_s:
             return Finding(
                 self.name,
                 "unsupported",
                 "no paced engine here",
                 "run a node with a paced engine; it hands over its busy seconds",
             )
-        if self.idle_w is None or self.active_w is None:
+        lacking = [engine for engine, watts in self.added_w.items() if watts is None]
+        if self.idle_w is None or lacking:
             return Finding(
                 self.name,
                 "unsupported",
-                "no watts declared, and none are assumed",
-                "declare idle_w and active_w of the machine that the profile stands for",
+                f"no watts declared for {', '.join(lacking) or 'the node at rest'}, and none are assumed",
+                "declare idle_w and active_w in the pace of each engine of the node, edge.draft_engine's too",
             )
-        detail = f"{self.idle_w} W idle, {self.active_w} W computing, busy as the paced engine declares"
-        channels = (Channel("node", "j", "modelled", total=True), Channel("busy", "s", "modelled"))
+        added = " and ".join(f"{watts:g} W while {engine} computes" for engine, watts in self.added_w.items())
+        detail = f"{self.idle_w:g} W idle, plus {added}, busy as the paced engines declare"
+        busy = (Channel(f"{engine}.busy", "s", "modelled") for engine in self.added_w)
+        channels = (Channel("node", "j", "modelled", total=True), *busy)
         return Finding(self.name, "modelled", detail, resolution_ms=1.0, scope="node", channels=channels)
 
     def read(self) -> list[Reading]:
-        assert self.busy_s is not None and self.idle_w is not None and self.active_w is not None
-        busy_s = self.busy_s() - self.start_busy_s
-        joules = self.idle_w * (time.monotonic() - self.start_s) + (self.active_w - self.idle_w) * busy_s
-        return [Reading("node", joules, "j", "modelled"), Reading("busy", busy_s, "s", "modelled")]
+        assert self.idle_w is not None
+        busy_s = {engine: self.busy_s[engine]() - start_s for engine, start_s in self.start_busy_s.items()}
+        joules = self.idle_w * (time.monotonic() - self.start_s)
+        joules += sum((self.added_w[engine] or 0.0) * seconds for engine, seconds in busy_s.items())
+        return [
+            Reading("node", joules, "j", "modelled"),
+            *(Reading(f"{engine}.busy", seconds, "s", "modelled") for engine, seconds in busy_s.items()),
+        ]

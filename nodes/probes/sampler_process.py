@@ -1,7 +1,7 @@
 """A node's sampler in a process of its own: it shares neither the node's interpreter nor what the node is held to.
 
     node                                    its sampler (no torch, no zmq)
-      {out, probes, ...} and the busy word ─►  tries the probes, samples
+      {out, probes, ...} and busy words ─►    tries the probes, samples
                          ◄─ {energy_source}
       the end of its side ─►                   reads once more, writes the footer
                          ◄─ {footer}
@@ -29,6 +29,7 @@ log = logging.getLogger("dssd.sampler")
 TRIALS_WITHIN_S = 60.0  # a plug that does not answer takes its time, and so does a loaded machine
 STOP_WITHIN_S = 15.0
 LONGEST_LINE = 1 << 22
+MOST_ENGINES = 16  # of one node
 ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -56,21 +57,22 @@ class SamplerProcess:
         required: Collection[str] = (),
         paced: bool = False,
         shared: bool = False,
-        busy: BusyTime | None = None,
+        busy: Mapping[str, BusyTime] | None = None,
     ) -> EnergySource:
-        """Sampling has begun when this returns; the trace is in `out`. `busy` is handed to the probe paced_model.
+        """Sampling has begun when this returns; the trace is in `out`. `busy`, by engine, is handed to the probe
+        paced_model.
 
         Raises ProbeError for an unknown probe or option and for a `required` one that cannot be read here, OSError
         where the trace cannot be written.
         """
         asked = {
             "node": self.node, "out": str(out), "probes": probes, "interval_ms": interval_ms,
-            "required": sorted(required), "paced": paced, "shared": shared,
+            "required": sorted(required), "paced": paced, "shared": shared, "busy": list(busy or ()),
         }  # fmt: skip
         message = json.dumps(asked).encode() + b"\n"
         self._line.settimeout(TRIALS_WITHIN_S)
         try:
-            sent = socket.send_fds(self._line, [message], [busy.fd] if busy else [])
+            sent = socket.send_fds(self._line, [message], [word.fd for word in (busy or {}).values()])
             self._line.sendall(message[sent:])
             answer = json.loads(_read_line(self._line) or b"{}")
         except (TimeoutError, ConnectionError) as error:
@@ -142,13 +144,13 @@ def main() -> None:
             return
 
     try:
-        first, fds, _, _ = socket.recv_fds(line, 1 << 16, 1)
+        first, fds, _, _ = socket.recv_fds(line, 1 << 16, MOST_ENGINES)
         asked = json.loads(_read_line(line, first) or b"{}")
         if not asked:
             return
         options: dict[str, dict[str, Any]] = asked["probes"]
         if fds and "paced_model" in options:
-            options["paced_model"]["busy_s"] = BusyTime(fds[0]).seconds
+            options["paced_model"]["busy_s"] = {name: BusyTime(fd).seconds for name, fd in zip(asked["busy"], fds)}
         probes = [make_probe(name, **given) for name, given in options.items()]
         flags = {"paced": asked["paced"], "shared": asked["shared"]}
         sampler = Sampler(probes, asked["node"], Path(asked["out"]), asked["interval_ms"], **flags)

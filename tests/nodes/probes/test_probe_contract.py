@@ -21,7 +21,7 @@ from nodes.probes import (
 
 OPTIONS = {  # what makes a probe usable on any machine; the others say what they lack
     "psutil_estimate": {"idle_w": 2.0, "full_w": 10.0, "pids": [os.getpid()]},
-    "paced_model": {"idle_w": 1.0, "active_w": 5.0, "busy_s": time.process_time},
+    "paced_model": {"idle_w": 1.0, "added_w": {"draft": 4.0}, "busy_s": {"draft": time.process_time}},
 }
 
 
@@ -63,6 +63,14 @@ def test_reads_what_it_said_and_never_runs_backwards(probe):
                 assert reading.value >= before.get(reading.channel, 0.0)
                 before[reading.channel] = reading.value
         time.sleep(0.02)
+
+
+def test_a_paced_engine_without_watts_is_named_and_nothing_is_assumed_for_it():
+    busy = {"target": time.process_time, "draft": time.process_time}
+    added = {"target": 300.0, "draft": None}  # an edge whose own draft model has no pace, or a pace without watts
+    finding = make_probe("paced_model", idle_w=100.0, added_w=added, busy_s=busy).trial()
+    assert finding.status == "unsupported" and "for draft" in finding.detail and "edge.draft_engine" in finding.remedy
+    assert make_probe("paced_model", added_w={"target": 300.0}, busy_s=busy).trial().status == "unsupported"
 
 
 def test_unknown_names_list_what_exists(probe):

@@ -21,7 +21,7 @@ from nodes.probes.sampler_process import SamplerProcess
 
 ME = {"node": os.getpid()}
 TRACE = {"psutil_trace": {"pids": ME}}
-MODEL = {"paced_model": {"idle_w": 2.0, "active_w": 12.0}}
+MODEL = {"paced_model": {"idle_w": 2.0, "added_w": {"target": 10.0, "draft": 3.0}}}
 
 
 def start(sampler: SamplerProcess, out: Path, probes, **more):
@@ -39,21 +39,23 @@ def test_what_it_traces_is_this_process_and_not_itself(tmp_path):
     assert cpu[-1] - cpu[0] == pytest.approx(used_s, abs=0.1)
 
 
-def test_a_paced_engines_busy_time_crosses_over(tmp_path):
-    busy = BusyTime()
+def test_the_busy_times_of_paced_engines_cross_over(tmp_path):
+    busy = {"target": BusyTime(), "draft": BusyTime()}
     with SamplerProcess("edge") as sampler:
         source = start(sampler, tmp_path, MODEL, paced=True, busy=busy)
         assert (source.probes, source.status) == (("paced_model",), "modelled")
         t0_ns = time.monotonic_ns()
-        for _ in range(4):
-            busy.begin()
-            time.sleep(0.1)
-            busy.end()
-            time.sleep(0.1)
+        for _ in range(2):
+            for word in busy.values():
+                word.begin()
+                time.sleep(0.1)
+                word.end()
+                time.sleep(0.1)
         t1_ns = time.monotonic_ns()
         time.sleep(0.1)
     found = energy_between(counters(read_samples(tmp_path / "power.edge.jsonl")), "edge", t0_ns, t1_ns)
-    assert found.joules == pytest.approx(2.0 * (t1_ns - t0_ns) / 1e9 + 10.0 * busy.seconds(), rel=0.02)
+    added_j = 10.0 * busy["target"].seconds() + 3.0 * busy["draft"].seconds()
+    assert found.joules == pytest.approx(2.0 * (t1_ns - t0_ns) / 1e9 + added_j, rel=0.02)
 
 
 def test_a_computation_in_progress_counts_in_the_other_process():
