@@ -72,7 +72,7 @@ class Trace:
 
     def _take(self, record: dict[str, Any]) -> None:
         columns = self._columns[record["p"]]
-        for i, ((_, unit, _, total), value) in enumerate(zip(columns, record["v"])):
+        for i, ((_, unit, _, total, *_), value) in enumerate(zip(columns, record["v"])):
             if total and unit == "j" and value is not None:
                 self._counters.setdefault((record["p"], i), Counter()).add(record["t"], value)
 

@@ -47,12 +47,17 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Channel:
-    """What a probe can read. The `total` channels of a probe, summed, are the energy of its scope."""
+    """What a probe can read. The `total` channels of a probe, summed, are the energy of its scope.
+
+    `renewed_ms`, of joules that the probe integrates from a sensor's watts: how often that sensor renews them, which
+    such joules, moving at every read, do not show. 0 where joules are counted.
+    """
 
     name: str
     unit: str
     status: str
     total: bool = False
+    renewed_ms: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ class Battery(Probe):
             return Finding(self.name, "denied", str(error), f"sudo chmod a+r {self.root}/*/*_now")
         except (OSError, ValueError) as error:
             return Finding(self.name, "unsupported", f"{names}: {error}", "use a plug meter")
-        channels = (Channel("node", "j", "measured", total=True), Channel("power", "w", "measured"))
+        node = Channel("node", "j", "measured", total=True, renewed_ms=STEP_MS)
+        channels = (node, Channel("power", "w", "measured"))
         return Finding(self.name, "measured", f"{names}, discharging", "", STEP_MS, "node", channels)
 
     def read(self) -> list[Reading]:

@@ -3,7 +3,7 @@
 A counter is followed linearly between two samples. A hole of more than GAP_PERIODS sampling periods is never
 interpolated: what was drawn in it is known as a sum and as nothing finer, so a bound inside it has no value.
 A counter that moves in steps coarser than the sampling is followed from step to step instead of along its
-stairs.
+stairs. Joules that were integrated from a sensor's watts move at every read: their step is the sensor's own.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Counter:
     joules: NDArray[np.float64]  # [n] never falling
     resets: list[Interval] = field(default_factory=list)
     gap_periods: float = GAP_PERIODS
+    renewed_ms: float = 0.0  # of the watts it was integrated from; 0: it was counted
 
     def __post_init__(self) -> None:
         period_ns = np.median(np.diff(self.t_ns)) if len(self.t_ns) > 1 else 0.0
@@ -63,7 +64,8 @@ class Counter:
         self.gaps: list[Interval] = [(int(self.t_ns[i]), int(self.t_ns[i + 1])) for i in wide]
         self.gaps = sorted({*self.gaps, *self.resets})
         steps = np.flatnonzero(np.diff(self.joules) > 0) + 1
-        self.step_ns = float(np.median(np.diff(self.t_ns[steps]))) if len(steps) > 1 else float(period_ns)
+        seen_ns = float(np.median(np.diff(self.t_ns[steps]))) if len(steps) > 1 else float(period_ns)
+        self.step_ns = max(seen_ns, self.renewed_ms * 1e6)
         ends = np.unique(np.concatenate([[0], steps, [len(self.t_ns) - 1]]))
         long = np.flatnonzero(np.diff(self.t_ns[ends]) > max(STILL_NS, STILL_STEPS * self.step_ns))
         self.stills: list[Interval] = []
@@ -71,7 +73,7 @@ class Counter:
             self.stills = [(int(self.t_ns[ends[i]]), int(self.t_ns[ends[i + 1]])) for i in long]
             self.stills = [still for still in self.stills if still not in self.gaps]
         keep = np.arange(len(self.t_ns))
-        if self.step_ns > 1.5 * period_ns:  # a staircase: between steps nothing is known but their sum
+        if seen_ns > 1.5 * period_ns:  # a staircase: between steps nothing is known but their sum
             keep = ends
         self._at = (self.t_ns[keep] - self.t_ns[0]).astype(float)
         self._joules = self.joules[keep]
@@ -130,8 +132,9 @@ def counters(
         fell = np.flatnonzero(rise < 0)  # a restarted sampler counts from zero again
         rise[fell] = 0.0
         resets = [(int(t_ns[i - 1]), int(t_ns[i])) for i in fell]
-        status = group[0].status
-        found.append(Counter(of_node, probe, channel, status, t_ns, np.cumsum(rise), resets, gap_periods))
+        renewed_ms = max(s.renewed_ms for s in group)
+        joules = np.cumsum(rise)
+        found.append(Counter(of_node, probe, channel, group[0].status, t_ns, joules, resets, gap_periods, renewed_ms))
     return found
 
 

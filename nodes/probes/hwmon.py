@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nodes.probes import Channel, Finding, Joules, Probe, Reading, numbered
@@ -23,6 +24,7 @@ class Rail:
         self.integral = Joules()
         self.start_j = self._value() if cumulative else None
         self.step_ms = _int(paths[0].parent / "update_interval") or STEP_MS
+        self.renewed_ms = 0.0 if cumulative else self.step_ms
 
     def readings(self) -> list[Reading]:
         """Raises OSError or ValueError where the chip does not answer now."""
@@ -64,7 +66,7 @@ class Hwmon(Probe):
         for label, (_, paths, scale, cumulative) in zip(numbered(sensor[0] for sensor in sensors), sensors):
             try:
                 rail = Rail(label, paths, scale, cumulative)
-                channels += [Channel(r.channel, r.unit, r.status) for r in rail.readings()]
+                channels += [Channel(r.channel, r.unit, r.status, False, rail.renewed_ms) for r in rail.readings()]
             except PermissionError:
                 denied = f"sudo chmod a+r {paths[0]}"
                 notes.append(f"{label} may not be read")
@@ -83,7 +85,7 @@ class Hwmon(Probe):
             self.close()
             detail = f"no rail {', '.join(missing)}; there are: {', '.join(labels)}"
             return Finding(self.name, "unsupported", detail, "name rails that exist")
-        counted = tuple(Channel(c.name, c.unit, c.status, c.name in total) for c in channels)
+        counted = tuple(replace(channel, total=channel.name in total) for channel in channels)
         step_ms = max(self.every_ms, *(rail.step_ms for rail in self.rails))
         notes.insert(0, f"{', '.join(labels)}; counted: {' + '.join(total) or 'none (see the option total)'}")
         return Finding(self.name, "measured", "; ".join(notes), "", step_ms, "node" if total else "", counted)

@@ -31,7 +31,7 @@ def read_meter_csv(
     """
     if time_unit not in SECONDS:
         raise ProbeError(f"unknown time unit {time_unit!r}; there are: {', '.join(SECONDS)}")
-    joules, first_s = Joules(), None
+    joules, first_s, renewed_ms = Joules(), None, 0.0
     with path.open(newline="") as file:
         rows = csv.DictReader(file, delimiter=delimiter)
         for row in rows:
@@ -39,10 +39,11 @@ def read_meter_csv(
                 at_s = float(row[time_column]) * SECONDS[time_unit]
                 watts = float(row[power_column]) * watts_per_unit
                 first_s = at_s if first_s is None else first_s
+                renewed_ms = renewed_ms or (at_s - first_s) * 1e3
                 value = joules.add(watts, at_s)
             except KeyError as missing:
                 raise ProbeError(f"{path} has no column {missing}; it has: {', '.join(row)}") from None
             except (TypeError, ValueError) as error:
                 raise ProbeError(f"{path}, line {rows.line_num}: {error}") from None
             t_ns = start_ns + round((at_s - first_s) * 1e9)
-            yield Sample(t_ns, node, "meter_csv", power_column, value, "j", "measured", True)
+            yield Sample(t_ns, node, "meter_csv", power_column, value, "j", "measured", True, renewed_ms)

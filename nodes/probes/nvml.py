@@ -79,12 +79,12 @@ class Nvml(Probe):
         gpu = nvml.nvmlDeviceGetHandleByIndex(index)
         name = nvml.nvmlDeviceGetName(gpu)
 
-        def keep(queries: Queries, what: str, unit: str, query: Query, total: bool = False) -> bool:
+        def keep(queries: Queries, what: str, unit: str, query: Query, **about: Any) -> bool:
             try:
                 query()
             except nvml.NVMLError:
                 return False
-            queries[Channel(f"gpu{index}.{what}", unit, "measured", total)] = query
+            queries[Channel(f"gpu{index}.{what}", unit, "measured", **about)] = query
             return True
 
         def power_w() -> float:
@@ -102,7 +102,8 @@ class Nvml(Probe):
             start_j = counter_j()
         except nvml.NVMLError:  # before Volta
             integral = Joules()
-            integrated = keep(self.fast, "energy", "j", lambda: integral.add(power_w()), total=True)
+            about = {"total": True, "renewed_ms": STEP_MS}
+            integrated = keep(self.fast, "energy", "j", lambda: integral.add(power_w()), **about)
             return f"{name}, energy integrated from power" if integrated else name
         keep(self.fast, "energy", "j", lambda: counter_j() - start_j, total=True)
         return f"{name}, energy counter"

@@ -12,6 +12,7 @@ from typing import Any
 from nodes.probes import Channel, Finding, Joules, Probe, Reading
 
 TIMEOUT_S = 2.0
+STEP_MS = 1000.0  # plugs renew their power about once a second
 PATHS = {"shelly": "/rpc/Switch.GetStatus?id={switch}", "tasmota": "/cm?cmnd=Status%208"}
 
 
@@ -51,12 +52,12 @@ class Plug(Probe):
                 f"check the address, and that it is a {self.kind} that measures power",
             )
         channels = (
-            Channel("node", "j", "measured", total=True),
+            Channel("node", "j", "measured", total=True, renewed_ms=STEP_MS),
             Channel("power", "w", "measured"),
             Channel("counter", "wh", "measured"),
         )
         detail = f"{self.kind} at {self.url}: {watts:.1f} W now, {counter_wh:.3f} Wh so far"
-        return Finding(self.name, "measured", detail, "", 1000.0, "node", channels)
+        return Finding(self.name, "measured", detail, "", STEP_MS, "node", channels)
 
     def read(self) -> list[Reading]:
         watts, counter_wh = self._ask()

@@ -67,7 +67,8 @@ class Replay(Probe):
 def _track(samples: list[Sample], start_ns: int) -> Track:
     first = samples[0]
     seconds = [(s.t_ns - start_ns) / 1e9 for s in samples]
-    return Channel(first.channel, first.unit, "modelled", first.total), seconds, [s.value for s in samples]
+    channel = Channel(first.channel, first.unit, "modelled", first.total, first.renewed_ms)
+    return channel, seconds, [s.value for s in samples]
 
 
 def _between(at_s: float, seconds: list[float], values: list[float]) -> float:

@@ -55,8 +55,8 @@ class Rpi(Probe):
         detail = f"{len(powers)} rails; USB, HATs and NVMe on 5 V are not among them"
         status = "estimated" if self.count_board else "measured"
         channels = (
-            Channel("rails", "j", "measured", total=not self.count_board),
-            Channel("board", "j", "estimated", total=self.count_board),
+            Channel("rails", "j", "measured", not self.count_board, self.every_ms),
+            Channel("board", "j", "estimated", self.count_board, self.every_ms),
             *(Channel(f"{rail}.power", "w", "measured") for rail in powers),
         )
         return Finding(self.name, status, detail, "", self.every_ms, "node", channels)

@@ -1,7 +1,7 @@
 """Reads the probes of a node at a steady rate and writes what they said, as it happens, as lines of JSON:
 
     {"header": {node, interval_ms, clock, findings, energy_source, probes: [name, ...],
-                columns: [[channel, unit, status, total], ...] of each probe}}
+                columns: [[channel, unit, status, total, renewed_ms], ...] of each probe}}
     {"p": index of the probe, "t": t_ns, "d": ns the read took, "v": one value per column, null if not read}
     {"gap": {"t_ns", "missed": ticks}}   {"error": {"t_ns", "probe", "what"}}   {"footer": {clock, cost ...}}
 
@@ -43,13 +43,15 @@ from nodes.probes import (
 ENCODER = msgspec.json.Encoder(enc_hook=float)  # a probe of another package may give numpy's numbers
 NAP_S = 0.1  # the longest sleep that does not notice that it is time to stop
 OWN_COLUMNS = [
-    [channel, unit, "measured", False]
+    [channel, unit, "measured", False, 0.0]
     for channel, unit in (("cpu", "s"), ("ticks", "count"), ("missed", "count"), ("late_max", "ms"))
 ]
 
 
 class Sample(NamedTuple):
-    """One value of one channel at one instant. `total`: it counts towards the node's energy."""
+    """One value of one channel at one instant. `total`: it counts towards the node's energy; `renewed_ms`: of joules
+    integrated from watts, how often the sensor renews these (0: they are counted).
+    """
 
     t_ns: int
     node: str
@@ -59,6 +61,7 @@ class Sample(NamedTuple):
     unit: str
     status: str
     total: bool
+    renewed_ms: float = 0.0
 
 
 def clock_pair() -> dict[str, Any]:
@@ -134,7 +137,7 @@ class Sampler:
         """What a reader needs to understand the lines that follow."""
         source = self.energy_source
         columns = [
-            [[c.name, c.unit, c.status, c.total and f.probe in source.probes] for c in f.channels]
+            [[c.name, c.unit, c.status, c.total and f.probe in source.probes, c.renewed_ms] for c in f.channels]
             for f in self.findings
         ]
         return {
@@ -325,9 +328,9 @@ def read_samples(path: Path) -> Iterator[Sample]:
             raise ProbeError(f"{path} does not begin with a sampler's header")
         elif "v" in record:
             node, probe, t_ns = header["node"], header["probes"][record["p"]], record["t"]
-            for (channel, unit, status, total), value in zip(header["columns"][record["p"]], record["v"]):
+            for (channel, *about), value in zip(header["columns"][record["p"]], record["v"]):
                 if value is not None:
-                    yield Sample(t_ns, node, probe, channel, value, unit, status, total)
+                    yield Sample(t_ns, node, probe, channel, value, *about)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

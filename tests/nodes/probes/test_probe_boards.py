@@ -279,6 +279,7 @@ def test_raspberry_pi_5(vcgencmd):
     probe = vcgencmd(PMIC)
     finding = probe.trial()
     assert (finding.status, finding.scope) == ("measured", "node") and counted(finding) == ["rails"]
+    assert {c.renewed_ms for c in finding.channels if c.unit == "j"} == {100}
     first = {r.channel: r for r in probe.read()}
     assert first["VDD_CORE.power"].value == pytest.approx(1.8)
     assert (first["rails"].status, first["board"].status) == ("measured", "estimated")

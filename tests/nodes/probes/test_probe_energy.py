@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nodes.probes import Joules
 from nodes.probes.energy import attribute, counters, energy_between, integrate, power_w
 from nodes.probes.sampler import Sample
 
@@ -157,6 +158,36 @@ def test_windows_below_resolution_are_counted():
     row = by_phase(attribute(stairs, short, "edge"))["verify", "r0"]
     assert (row["windows"], row["windows_below_resolution"]) == (18, 18)
     assert row["joules"] == pytest.approx(30 * 0.04 * 18, rel=0.1)  # one is not known, many are
+
+
+def gauge(renewed_ms, period_ms, seconds=20.0, half_s=0.4):
+    """Watts that are 5 and 50 in turn, as a sensor latches them every `renewed_ms`, polled and integrated."""
+    integral, samples = Joules(), []
+    for at_ms in np.arange(0.0, seconds * 1e3, period_ms):
+        latched_s = at_ms // renewed_ms * renewed_ms / 1e3
+        joules = integral.add(50.0 if latched_s // half_s % 2 else 5.0, at_ms / 1e3)
+        samples.append(Sample(ns(at_ms / 1e3), "edge", "plug", "node", joules, "j", "measured", True, renewed_ms))
+    return samples
+
+
+@pytest.mark.parametrize("period_ms", [50.0, 250.0, 1000.0, 2500.0])
+def test_what_a_gauge_of_watts_cannot_resolve_is_flagged_however_often_it_is_polled(period_ms):
+    """Such joules move at every read; their step is the sensor's or the reading's, whichever is longer."""
+    samples = gauge(1000.0, period_ms)
+    (counter,) = counters(samples)
+    assert counter.step_ns == pytest.approx(max(1000.0, period_ms) * MS)
+    phases = [(ns(i * 0.4), ns((i + 1) * 0.4), "verify" if i % 2 else "draft", "dssd", "r0") for i in range(40)]
+    for row in attribute(samples, phases, "edge"):
+        assert row["windows_below_resolution"] == row["windows"]
+    assert "below_resolution" in energy_between(samples, "edge", ns(5.0), ns(5.9)).flags
+    assert energy_between(samples, "edge", ns(5.0), ns(12.6)).flags == ()
+
+
+def test_a_counter_keeps_the_step_that_it_shows():
+    """A counter moves when it counts: nothing but its steps says how fine it is."""
+    stairs = trace(lambda t: 3.0 * np.floor(t * 40 + 1e-9) / 40, seconds=4.0, jitter=0.0)
+    assert counters(stairs)[0].step_ns == pytest.approx(25 * MS, rel=0.25)
+    assert counters(trace(lambda t: 3.0 * t, jitter=0.0))[0].step_ns == pytest.approx(10 * MS, rel=0.01)
 
 
 def test_power_over_time():

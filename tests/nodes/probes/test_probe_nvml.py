@@ -61,7 +61,7 @@ def test_energy_counter():
     probe = make_probe("nvml", lib=lib)
     finding = probe.trial()
     assert (finding.status, finding.scope) == ("measured", "gpu") and "energy counter" in finding.detail
-    assert [c.name for c in finding.channels if c.total] == ["gpu0.energy"]
+    assert [(c.name, c.renewed_ms) for c in finding.channels if c.total] == [("gpu0.energy", 0.0)]
     assert values(probe) == {
         "gpu0.energy": 0.0,
         "gpu0.power": 40.0,
@@ -79,7 +79,9 @@ def test_energy_counter():
 def test_power_is_integrated_where_there_is_no_counter(monkeypatch):
     lib = FakeNvml(refuses={"nvmlDeviceGetTotalEnergyConsumption"})
     probe = make_probe("nvml", lib=lib)
-    assert "integrated from power" in probe.trial().detail
+    finding = probe.trial()
+    assert "integrated from power" in finding.detail
+    assert [(c.name, c.renewed_ms) for c in finding.channels if c.total] == [("gpu0.energy", 100.0)]
     start = values(probe)["gpu0.energy"]
     clock = importlib.import_module("time").monotonic() + 10
     monkeypatch.setattr("time.monotonic", lambda: clock)

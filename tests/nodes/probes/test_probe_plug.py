@@ -65,6 +65,7 @@ def test_plugs(plug, kind, content, watts, wh):
     probe = make_probe("plug", url=plug.url, kind=kind)
     finding = probe.trial()
     assert (finding.status, finding.scope, finding.resolution_ms) == ("measured", "node", 1000)
+    assert [channel.renewed_ms for channel in finding.channels if channel.total] == [1000]
     first = {reading.channel: reading.value for reading in probe.read()}
     assert (first["power"], first["counter"]) == (watts, pytest.approx(wh))
 

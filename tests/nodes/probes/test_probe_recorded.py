@@ -53,11 +53,46 @@ def test_meter_csv(tmp_path):
     samples = list(read_meter_csv(tmp_path / "otii.csv", "device", 10**15, **how))
     got = energy_between(samples, "device", 10**15, 10**15 + 10**9)
     assert got.joules == pytest.approx(0.5 * 1.5 + 0.5 * 2.5, rel=0.01) and got.status == "measured"
+    assert samples[-1].renewed_ms == pytest.approx(10)
     with pytest.raises(ProbeError, match=r"no column 'watts'; it has: Timestamp"):
         list(read_meter_csv(tmp_path / "otii.csv", "device", 0, **how | {"power_column": "watts"}))
     (tmp_path / "bad.csv").write_text("Timestamp (ms),Power (mW)\n0,1\n10,over\n")
     with pytest.raises(ProbeError, match="line 3"):
         list(read_meter_csv(tmp_path / "bad.csv", "device", 0, **how))
+
+
+SENSORS = {  # the probes that integrate watts, and how often each of their sensors renews them
+    "battery": ({"BAT0/type": "Battery", "BAT0/status": "Discharging", "BAT0/power_now": 9_500_000}, {"node": 1000.0}),
+    "hwmon": (
+        {
+            "class/hwmon/hwmon0/name": "ina226", "class/hwmon/hwmon0/power1_input": 2_500_000,
+            "class/hwmon/hwmon0/update_interval": 250, "class/hwmon/hwmon0/energy1_input": 7_000_000,
+            "class/hwmon/hwmon1/name": "power_meter", "class/hwmon/hwmon1/power1_average": 80_000_000,
+        },
+        {"ina226.power1": 250.0, "power_meter.power1": 100.0, "ina226.energy1": 0.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_a_trace_says_how_often_the_watts_behind_its_joules_are_renewed(tmp_path, name):
+    files, renewed_ms = SENSORS[name]
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(f"{content}\n")
+    with Sampler([make_probe(name, root=tmp_path)], "edge", tmp_path) as sampler:
+        time.sleep(0.1)
+    samples = list(read_samples(sampler.path))
+    assert {s.channel: s.renewed_ms for s in samples if s.unit == "j"} == renewed_ms
+
+
+def test_a_trace_from_before_that_was_told_is_read_as_before(tmp_path):
+    (tmp_path / "power.edge.jsonl").write_text(
+        '{"header": {"node": "edge", "probes": ["plug"], "columns": [[["node", "j", "measured", true]]]}}\n'
+        '{"p": 0, "t": 5, "d": 1, "v": [1.5]}\n'
+    )
+    [sample] = read_samples(tmp_path / "power.edge.jsonl")
+    assert sample == (5, "edge", "plug", "node", 1.5, "j", "measured", True, 0.0)
 
 
 def test_another_package_adds_a_probe(tmp_path, monkeypatch):

@@ -207,7 +207,7 @@ def test_long_format(tmp_path):
         time.sleep(0.1)
     sample = next(s for s in read_samples(sampler.path) if s.probe == "ramp")
     assert sample._fields[:7] == ("t_ns", "node", "probe", "channel", "value", "unit", "status")
-    assert sample[1:4] == ("edge", "ramp", "node") and sample[5:] == ("j", "measured", True)
+    assert sample[1:4] == ("edge", "ramp", "node") and sample[5:] == ("j", "measured", True, 0.0)
 
 
 def test_missed_ticks_are_recorded_and_not_filled(tmp_path):
