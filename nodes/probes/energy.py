@@ -212,7 +212,8 @@ def attribute(
     first = max([int(c.t_ns[0]) for c in mine] + ([span[0]] if span else []))
     last = min([int(c.t_ns[-1]) for c in mine] + ([span[1]] if span else []))
     bounds = {min(max(t, first), last) for t0, t1, *_ in phases for t in (t0, t1)} | {first, last}
-    torn = [gap for c in mine for gap in c.gaps if any(gap[0] < t < gap[1] for t in bounds)]
+    holes = _merged(gap for counter in mine for gap in counter.gaps)
+    torn = [hole for hole in holes if any(hole[0] < t < hole[1] for t in bounds)]
     cuts = sorted(
         t
         for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
@@ -257,6 +258,17 @@ def attribute(
         for row in rows.values():
             row["joules_above_idle"] = row["joules"] - idle_w * row["seconds"]
     return [row for key, row in rows.items() if key != GAP or row["seconds"] > 0]
+
+
+def _merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """Those that overlap as one: where any counter has a hole, the sum of all has none but the ends of that."""
+    merged: list[Interval] = []
+    for t0_ns, t1_ns in sorted(intervals):
+        if merged and t0_ns < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], t1_ns)
+        else:
+            merged.append((t0_ns, t1_ns))
+    return merged
 
 
 def _owners(

@@ -152,6 +152,22 @@ def test_what_a_gap_hides_is_nobodys():
     assert sum(row["joules"] for row in rows.values()) == pytest.approx(8.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("late_s", [-0.4, -0.007, 0.0, 0.007, 0.4])
+def test_holes_of_two_probes_that_overlap_are_one(late_s):
+    """A stall leaves a hole in all that is read one after the other. Outside of both every phase has what it drew; what
+    is inside, both counters' joules of all that time, is nobody's."""
+    samples = trace(lambda t: 4.0 * t, seconds=6.0, drop=[(2.0, 4.0)])
+    samples += trace(lambda t: 6.0 * t, seconds=6.0, probe="nvml", drop=[(2.0 + late_s, 4.0 + late_s)], seed=1)
+    phases = [(ns(0.5), ns(3.0), "verify", "dssd", "a"), (ns(3.0), ns(5.5), "verify", "dssd", "b")]
+    rows = by_phase(attribute(samples, phases, "edge"))
+    seconds = {"a": 1.5 + min(0.0, late_s), "b": 1.5 - max(0.0, late_s)}
+    for request, known_s in seconds.items():
+        assert rows["verify", request]["joules"] == pytest.approx(10.0 * known_s, abs=0.2)
+        assert rows["verify", request]["seconds"] == pytest.approx(known_s, abs=0.02)
+    assert rows["gap", ""]["seconds"] == pytest.approx(2.0 + abs(late_s), abs=0.04)
+    assert sum(row["joules"] for row in rows.values()) == pytest.approx(60.0, abs=1e-6)
+
+
 def test_windows_below_resolution_are_counted():
     stairs = trace(lambda t: 30.0 * np.floor(t * 10 + 1e-9) / 10)
     short = [(ns(0.1 + i / 10), ns(0.14 + i / 10), "verify", "dssd", "r0") for i in range(18)]
