@@ -82,18 +82,23 @@ def _node(
     baseline: Baseline,
     sources: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """All of a node's trace: what its rows sum to, beside what its counters counted."""
+    """All of a node's trace: what its rows sum to, beside what its counters counted. None over a hole in which nothing
+    counted, whatever the rows around it sum to."""
     mine = [row for row in rows if row["node"] == node]
     whole = summed(mine, ("node",))
+    counted_j = _counted_joules(counted, node)
     chosen = sources.get(node, {})
+    reason = chosen.get("reason", "no samples")
+    if whole and counted_j is None:
+        reason += "; what it drew in a hole of the trace was not counted"
     return {
-        "joules": whole[0]["joules"] if whole else None,
-        "joules_above_idle": whole[0]["joules_above_idle"] if whole else None,
-        "counted_joules": _counted_joules(counted, node),
+        "joules": whole[0]["joules"] if whole and counted_j is not None else None,
+        "joules_above_idle": whole[0]["joules_above_idle"] if whole and counted_j is not None else None,
+        "counted_joules": counted_j,
         "seconds": whole[0]["seconds"] if whole else None,
         "status": chosen.get("status", "unsupported"),
         "source": "+".join(chosen.get("probes", [])),
-        "reason": chosen.get("reason", "no samples"),
+        "reason": reason,
         "baseline": asdict(baseline),
     }
 

@@ -104,8 +104,8 @@ class Probe(ABC):
 
 
 class Joules:
-    """Cumulative joules of a sensor that only shows watts: trapezoids between reads, from the first read
-    on.
+    """Cumulative joules of a sensor that only shows watts: trapezoids between reads, from the first read on. Over a
+    long pause that is a guess, which the reader of a trace takes for no joules (`Channel.renewed_ms`, energy.py).
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,6 @@ class Battery(Probe):
     def read(self) -> list[Reading]:
         states = [text(supply / "status") for supply in self.supplies]
         if "Discharging" not in states or "Charging" in states:
-            self.integral.last = None  # what the charger gave in between is nobody's
             return []
         watts = sum(power_w(s) for s, state in zip(self.supplies, states) if state == "Discharging")
         return [

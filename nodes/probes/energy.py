@@ -1,7 +1,8 @@
 """Joules from samples, after the run: pure, offline, and telescoping, so that the parts sum to the whole.
 
 A counter is followed linearly between two samples. A hole of more than GAP_PERIODS sampling periods is never
-interpolated: what was drawn in it is known as a sum and as nothing finer, so a bound inside it has no value.
+interpolated: what was drawn in it is known as a sum and as nothing finer, so a bound inside it has no value. Not even
+the sum is known where nothing counted meanwhile: over a reset, and over a long hole in what is integrated from watts.
 A counter that moves in steps coarser than the sampling is followed from step to step instead of along its
 stairs. Joules that were integrated from a sensor's watts move at every read: their step is the sensor's own.
 """
@@ -33,7 +34,8 @@ class EnergyResult:
 
     Flags: `no_samples` (nothing counts towards this node's energy), `outside` (a bound lies before the first
     or after the last sample), `gap` (a bound lies in a hole: no value), `spans_gap` (a hole inside: the sum
-    stands, its course is unknown), `counter_reset` (a counter started again inside: what it lost is missing),
+    stands, its course is unknown), `counter_reset` (the counting started again inside, after a reset or, of integrated
+    watts, after a hole: no value, as nothing counted what was drawn meanwhile),
     `below_resolution` (the window is shorter than the counter's step: average over many such windows),
     `stands_still` (a measured counter did not move for a second and twenty of its steps: is the sensor alive?).
     """
@@ -54,12 +56,12 @@ class Counter:
     status: str
     t_ns: NDArray[np.int64]  # [n] increasing
     joules: NDArray[np.float64]  # [n] never falling
-    resets: list[Interval] = field(default_factory=list)
+    resets: list[Interval] = field(default_factory=list)  # in which nothing counted: `joules` stands still there
     gap_periods: float = GAP_PERIODS
     renewed_ms: float = 0.0  # of the watts it was integrated from; 0: it was counted
 
     def __post_init__(self) -> None:
-        period_ns = np.median(np.diff(self.t_ns)) if len(self.t_ns) > 1 else 0.0
+        period_ns = _period_ns(self.t_ns)
         wide = np.flatnonzero(np.diff(self.t_ns) > self.gap_periods * period_ns)
         self.gaps: list[Interval] = [(int(self.t_ns[i]), int(self.t_ns[i + 1])) for i in wide]
         self.gaps = sorted({*self.gaps, *self.resets})
@@ -71,7 +73,7 @@ class Counter:
         self.stills: list[Interval] = []
         if self.status == "measured":
             self.stills = [(int(self.t_ns[ends[i]]), int(self.t_ns[ends[i + 1]])) for i in long]
-            self.stills = [still for still in self.stills if still not in self.gaps]
+            self.stills = [still for still in self.stills if still not in self.gaps and not _within(self.resets, still)]
         keep = np.arange(len(self.t_ns))
         if seen_ns > 1.5 * period_ns:  # a staircase: between steps nothing is known but their sum
             keep = ends
@@ -107,6 +109,10 @@ class Counter:
         return joules
 
 
+def _period_ns(t_ns: NDArray[np.int64]) -> float:
+    return float(np.median(np.diff(t_ns))) if len(t_ns) > 1 else 0.0
+
+
 def counters(
     samples: Iterable[Sample],
     node: str | None = None,
@@ -129,10 +135,13 @@ def counters(
         t_ns = np.array([s.t_ns for s in group], dtype=np.int64)
         values = np.array([s.value for s in group])
         rise = np.diff(values, prepend=values[0])
-        fell = np.flatnonzero(rise < 0)  # a restarted sampler counts from zero again
-        rise[fell] = 0.0
-        resets = [(int(t_ns[i - 1]), int(t_ns[i])) for i in fell]
+        lost = rise < 0  # a restarted sampler counts from zero again
         renewed_ms = max(s.renewed_ms for s in group)
+        if renewed_ms:  # no sensor counted on while nobody read it
+            longest_ns = gap_periods * max(_period_ns(t_ns), renewed_ms * 1e6)
+            lost |= np.diff(t_ns, prepend=t_ns[0]) > longest_ns
+        rise[lost] = 0.0
+        resets = [(int(t_ns[i - 1]), int(t_ns[i])) for i in np.flatnonzero(lost)]
         joules = np.cumsum(rise)
         found.append(Counter(of_node, probe, channel, group[0].status, t_ns, joules, resets, gap_periods, renewed_ms))
     return found
@@ -144,7 +153,7 @@ def integrate(counter: Counter, intervals: Sequence[Interval]) -> list[EnergyRes
     results = []
     for (t0_ns, t1_ns), value in zip(intervals, joules):
         flags = _flags(counter, t0_ns, t1_ns)
-        known = not {"outside", "gap"} & set(flags)
+        known = not {"outside", "gap", "counter_reset"} & set(flags)
         results.append(EnergyResult(float(value) if known else None, counter.status, counter.probe, flags))
     return results
 
@@ -155,9 +164,10 @@ def _flags(counter: Counter, t0_ns: int, t1_ns: int) -> tuple[str, ...]:
         flags.append("outside")
     if any(a < t0_ns < b or a < t1_ns < b for a, b in counter.gaps):
         flags.append("gap")
-    if any(t0_ns <= a and b <= t1_ns for a, b in counter.gaps):
+    lost = _within(counter.resets, (t0_ns, t1_ns))
+    if len(_within(counter.gaps, (t0_ns, t1_ns))) > len(lost):  # the resets are among the gaps
         flags.append("spans_gap")
-    if any(t0_ns <= a and b <= t1_ns for a, b in counter.resets):
+    if lost:
         flags.append("counter_reset")
     if any(a < t1_ns and t0_ns < b for a, b in counter.stills):
         flags.append("stands_still")
@@ -201,10 +211,10 @@ def attribute(
     """A node's joules by (phase, system, request_id); the time between phases is the row `idle`.
 
     Instants with several phases at once share their joules equally, except that a `passive` phase yields to
-    any other. A hole in the samples with a phase bound inside becomes the row `gap`, whose joules belong to
-    nobody in particular. The rows sum to what the node drew in `span` (by default all of the samples; clipped
-    to them, and `windows_outside` counts the windows of a row that this cut). With `idle_w`, the watts at rest,
-    `joules_above_idle` is what is left of `joules`.
+    any other. A hole in the samples with a phase bound inside, or in which nothing counted, becomes the row `gap`,
+    whose joules belong to nobody in particular. The rows sum to what was counted in `span` (by default all of the
+    samples; clipped to them, and `windows_outside` counts the windows of a row that this cut). With `idle_w`, the watts
+    at rest, `joules_above_idle` is what is left of `joules`.
     """
     mine = _of(samples, node)
     if not mine:
@@ -213,7 +223,8 @@ def attribute(
     last = min([int(c.t_ns[-1]) for c in mine] + ([span[1]] if span else []))
     bounds = {min(max(t, first), last) for t0, t1, *_ in phases for t in (t0, t1)} | {first, last}
     holes = _merged(gap for counter in mine for gap in counter.gaps)
-    torn = [hole for hole in holes if any(hole[0] < t < hole[1] for t in bounds)]
+    resets = [reset for counter in mine for reset in counter.resets]
+    torn = [hole for hole in holes if any(hole[0] < t < hole[1] for t in bounds) or _within(resets, hole)]
     cuts = sorted(
         t
         for t in bounds | {min(max(t, first), last) for gap in torn for t in gap}
@@ -258,6 +269,10 @@ def attribute(
         for row in rows.values():
             row["joules_above_idle"] = row["joules"] - idle_w * row["seconds"]
     return [row for key, row in rows.items() if key != GAP or row["seconds"] > 0]
+
+
+def _within(intervals: Iterable[Interval], whole: Interval) -> list[Interval]:
+    return [(a, b) for a, b in intervals if whole[0] <= a and b <= whole[1]]
 
 
 def _merged(intervals: Iterable[Interval]) -> list[Interval]:

@@ -114,6 +114,31 @@ def test_a_run_sums_to_what_was_counted(folder):
         assert found["joules"] / found["seconds"] == pytest.approx(WATTS[node])
 
 
+def test_what_nothing_counted_is_no_ones_and_is_told(tmp_path):
+    """A counter that starts again in a request: that request, the whole node and the emissions have no joules."""
+    folder = toy_run(tmp_path, ["dssd"])
+    torn, *whole = [request for request in folder.requests().records if not request.warmup]
+    cut_ns = (torn.start_ns + torn.end_ns) // 2
+    before_j = max(s.value for s in folder.samples() if s.node == "edge" and s.unit == "j" and s.t_ns < cut_ns)
+
+    def start_again(record):
+        if record.get("p") == 0 and record["t"] > cut_ns:
+            record["v"][0] -= before_j
+
+    rewrite(folder.path / "power.edge.jsonl", start_again)
+    energy = run_energy(folder)
+    edge, device = energy.block["nodes"]["edge"], energy.block["nodes"]["device"]
+    assert edge["joules"] is None and edge["counted_joules"] is None and device["joules"] > 0
+    assert "was not counted" in edge["reason"] and any("was not counted" in line for line in energy_lines(energy))
+    assert emissions_row(folder, energy)["energy_consumed"] == ""
+    [block] = energy.block["systems"]
+    assert block["requests"] == len(whole)
+    assert block["total"]["j_per_token"] == pytest.approx(
+        summarise_run(folder)["systems"][0]["energy_j_per_token"], rel=0.005
+    )
+    assert [row["joules"] for row in energy.rows if row["phase"] == "gap"] == [0.0]
+
+
 def test_systems_agree_with_the_summary(folder):
     block = {system["system"]: system for system in run_energy(folder).block["systems"]}
     for figures in summarise_run(folder)["systems"]:

@@ -108,8 +108,38 @@ def test_a_counter_that_starts_again():
     first, second = trace(lambda t: 3.0 * t + 100, seconds=1.0), trace(lambda t: 3.0 * t, seconds=1.0)
     samples = first + [s._replace(t_ns=s.t_ns + int(1.01e9)) for s in second]
     got = energy_between(samples, "edge", ns(0.5), ns(1.51))
-    assert got.joules == pytest.approx(3.0, rel=1e-3) and "counter_reset" in got.flags  # 10 ms of it unknown
+    assert got.joules is None and got.flags == ("counter_reset",)  # nothing counted between its end and its beginning
     assert energy_between(samples, "edge", ns(1.005), ns(1.51)).joules is None
+    for t0, t1 in ((0.1, 0.9), (1.1, 1.9)):
+        assert energy_between(samples, "edge", ns(t0), ns(t1)).joules == pytest.approx(3.0 * 0.8, rel=1e-3)
+
+
+@pytest.mark.parametrize("hole_s", [0.9, 4.0, 6.0, 60.0])
+@pytest.mark.parametrize("renewed_ms", [0.0, 1000.0])
+def test_the_sum_over_a_hole_is_known_where_something_counted_on(hole_s, renewed_ms):
+    """5 W, and 100 W in a hole. A counter counts on; a sensor of watts that is not read for five of its steps saw
+    nothing, so over that no sum is known, and no row but `gap` has anything of it."""
+
+    def read(at_s):
+        return at_s <= 10.0 or at_s >= 10.0 + hole_s
+
+    integral, samples = Joules(), []
+    for at_s in filter(read, np.arange(0.0, 40.0 + hole_s, 0.25)):
+        true_j = 5.0 * at_s + 95.0 * min(max(at_s - 10.0, 0.0), hole_s)
+        joules = integral.add(5.0, at_s) if renewed_ms else true_j
+        samples.append(Sample(ns(at_s), "edge", "plug", "node", joules, "j", "measured", True, renewed_ms))
+    across = energy_between(samples, "edge", ns(5.0), ns(15.0 + hole_s))
+    rows = by_phase(attribute(samples, [(ns(5.0), ns(15.0 + hole_s), "verify", "dssd", "r0")], "edge"))
+    if hole_s > 5.0 and renewed_ms:
+        assert across.joules is None and across.flags == ("counter_reset",)
+        assert rows["gap", ""]["joules"] == 0.0 and rows["gap", ""]["seconds"] == pytest.approx(hole_s, abs=0.3)
+        assert rows["verify", "r0"]["joules"] == pytest.approx(5.0 * 10.0, rel=0.03)
+    else:
+        true_j = 5.0 * (10.0 + hole_s) + (0.0 if renewed_ms else 95.0 * hole_s)
+        assert across.joules == pytest.approx(true_j, rel=0.01) and ("gap", "") not in rows
+        assert across.flags == (("spans_gap",) if hole_s > 1.25 else ())
+    for t0, t1 in ((1.0, 9.0), (11.0 + hole_s, 29.0 + hole_s)):
+        assert energy_between(samples, "edge", ns(t0), ns(t1)).joules == pytest.approx(5.0 * (t1 - t0), rel=0.01)
 
 
 PHASES = [
