@@ -115,7 +115,10 @@ def _sampler(folder: RunFolder, node: str) -> dict[str, Any] | None:
         last = (file.read().splitlines() or [b""])[-1]
     if not last.startswith(b'{"footer"'):
         return None
-    footer = json.loads(last)["footer"]
+    try:
+        footer = json.loads(last)["footer"]
+    except ValueError:  # cut short: the disk was full
+        return None
     seconds = (footer["clock"]["monotonic_ns"] - header["clock"]["monotonic_ns"]) / 1e9
     return {
         "interval_ms": header["interval_ms"],

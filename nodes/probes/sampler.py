@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,9 +110,10 @@ class Sampler:
         self.ticks = self.missed = self.errors = 0
         self.late_ms: list[float] = []
         self.cpu_s: dict[int, float] = {}  # of each lane, by its number
-        self.write_error = ""
+        self.write_error = ""  # what ended a lane
         self.footer: dict[str, Any] = {}
         self._records: deque[dict[str, Any] | Read] = deque()  # its ends are atomic: lanes need no lock
+        self._unwritten = b""
         self._stopping = threading.Event()
         self._lanes: list[threading.Thread] = []
 
@@ -163,6 +165,8 @@ class Sampler:
         self._records.append({"footer": self.footer})
         try:
             self._flush()
+        except OSError as error:
+            raise OSError(error.errno, f"{self.path} is incomplete: {error.strerror}") from None
         finally:
             os.close(self._fd)
             for probe in self.probes:
@@ -228,10 +232,8 @@ class Sampler:
                     next_flush_ns = now_ns + int(self.flush_s * 1e9)
                     self.cpu_s[number] = time.thread_time()
                     self._own_line(now_ns)
-                    try:
+                    with suppress(OSError):  # the disk may have room again by the next flush, or by the last
                         self._flush()
-                    except OSError as error:  # a full disk costs the trace, not the run
-                        self.write_error = str(error)
             if last:
                 return
             due_ns += interval_ns
@@ -274,10 +276,12 @@ class Sampler:
 
     def _flush(self) -> None:
         """All that can wait waits until here: in one go, with warm caches, it costs a third of what it would tick by
-        tick.
+        tick. Raises OSError where the disk does not take all of it: the rest, which may begin within a line, waits on.
         """
         records = [self._records.popleft() for _ in range(len(self._records))]
-        os.write(self._fd, ENCODER.encode_lines([r if isinstance(r, dict) else self._line(*r) for r in records]))
+        self._unwritten += ENCODER.encode_lines([r if isinstance(r, dict) else self._line(*r) for r in records])
+        while self._unwritten:
+            self._unwritten = self._unwritten[os.write(self._fd, self._unwritten) :]
 
     def _line(self, index: int, before_ns: int, after_ns: int, readings: list[Reading]) -> dict[str, Any]:
         """What is no number, and what the trial did not see, has no place in the trace."""

@@ -139,6 +139,22 @@ def test_what_nothing_counted_is_no_ones_and_is_told(tmp_path):
     assert [row["joules"] for row in energy.rows if row["phase"] == "gap"] == [0.0]
 
 
+def test_a_footer_cut_short_is_none(tmp_path):
+    """Wherever the disk was full: what the sampler took is not known, the joules are."""
+    folder = toy_run(tmp_path, ["dssd"])
+    trace = folder.path / "power.edge.jsonl"
+    late = {"median": 0.1, "p99": 0.2, "max": 0.3}
+    footer = {"clock": {"monotonic_ns": 9}, "cpu_s": 0.1, "ticks": 9, "missed": 0, "errors": 0, "late_ms": late}
+    rewrite(trace, lambda record: record.get("header", {}).get("clock", {}).update(monotonic_ns=0))
+    lines, cut = trace.read_text(), json.dumps({"footer": footer}, separators=(",", ":"))
+    for length in (0, 9, len(cut) // 2, len(cut) - 1):
+        trace.write_text(lines + cut[:length])
+        node = run_energy(folder).block["nodes"]["edge"]
+        assert node["sampler"] is None and node["joules"] > 0
+    trace.write_text(lines + cut)
+    assert run_energy(folder).block["nodes"]["edge"]["sampler"]["ticks"] == 9
+
+
 def test_systems_agree_with_the_summary(folder):
     block = {system["system"]: system for system in run_energy(folder).block["systems"]}
     for figures in summarise_run(folder)["systems"]:

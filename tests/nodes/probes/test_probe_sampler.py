@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -265,23 +266,49 @@ def test_a_line_broken_elsewhere_is_an_error(tmp_path):
         list(read_samples(path))
 
 
-def test_a_full_disk_costs_the_trace_and_says_so(tmp_path, monkeypatch):
-    write, full = os.write, []
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_a_full_disk_takes_at_once_the_trace_is_whole_when_it_has_taken_all(tmp_path, monkeypatch, seed):
+    """The file system takes any part of what it is given, or nothing for a while, and has room again at last."""
+    write, chance, full = os.write, random.Random(seed), [True]
 
-    def no_space(fd, data):
-        if full and fd == sampler._fd:
+    def some_of_it(fd, data):
+        if fd != sampler._fd or not full:
+            return write(fd, data)
+        if chance.random() < 0.7:
             raise OSError(28, "No space left on device")
-        return write(fd, data)
+        return write(fd, data[: chance.randint(0, 40)])
 
-    sampler = Sampler([Ramp()], "edge", tmp_path, interval_ms=10)
-    monkeypatch.setattr("nodes.probes.sampler.os.write", no_space)
-    sampler.start()
+    sampler = Sampler([Ramp()], "edge", tmp_path, interval_ms=5, flush_s=0.01).start()
+    monkeypatch.setattr("nodes.probes.sampler.os.write", some_of_it)
     time.sleep(0.3)
-    full.append(True)
-    time.sleep(0.4)
     full.clear()
-    with pytest.raises(OSError, match=r"power\.edge\.jsonl is incomplete: .*No space left"):
+    footer = sampler.stop()
+    first, *lines, last = (json.loads(line) for line in sampler.path.read_bytes().splitlines())
+    assert "header" in first and last == {"footer": footer}
+    assert sum(line.get("p") == 0 for line in lines) == footer["ticks"] > 2
+
+
+def test_a_disk_that_stays_full_costs_the_rest_of_the_trace_and_says_so(tmp_path, monkeypatch):
+    write, room = os.write, [10**6]
+
+    def to_the_brim(fd, data):
+        if fd != sampler._fd:
+            return write(fd, data)
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        took = write(fd, data[: room[0]])
+        room[0] -= took
+        return took
+
+    sampler = Sampler([Ramp()], "edge", tmp_path, interval_ms=10, flush_s=0.02)
+    monkeypatch.setattr("nodes.probes.sampler.os.write", to_the_brim)
+    sampler.start()
+    time.sleep(0.2)
+    room[0] = 30
+    time.sleep(0.1)
+    with pytest.raises(OSError, match=r"power\.edge\.jsonl is incomplete: No space left") as raised:
         sampler.stop()
+    assert raised.value.errno == 28, "which a node tells as such"
     assert any(s.probe == "ramp" for s in read_samples(sampler.path))
     with pytest.raises(OSError, match="No such file"):
         Sampler([Ramp()], "edge", tmp_path / "none" / "power.jsonl").start()
