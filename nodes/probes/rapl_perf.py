@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import struct
 import time
 from pathlib import Path
@@ -16,18 +17,24 @@ from nodes.probes.rapl import SETTLE_S, TICK_MS
 
 PERF_EVENT_OPEN = {"x86_64": 298, "AMD64": 298, "aarch64": 241}  # system call numbers
 CLOSE_ON_EXEC = 8
+ONE_A_PACKAGE = re.compile(r"\bven(0002|0009)fam")  # AMD and Hygon, as Linux numbers those who make processors
 DOMAINS = {"energy-pkg": "", "energy-cores": ".core", "energy-gpu": ".uncore", "energy-ram": ".dram"}
 
 
 class RaplPerf(Probe):
-    """`root` is the folder of the kernel's `power` event source. The kernel extends the counters to 64 bits,
-    so there is no wrap to mend. Which channels count is as in the probe `rapl`.
+    """`root` is the folder of the kernel's `power` event source, `cpus` that of its processors. The kernel extends the
+    counters to 64 bits, so there is no wrap to mend. Which channels count is as in the probe `rapl`.
     """
 
     name = "rapl_perf"
 
-    def __init__(self, root: str | Path = "/sys/bus/event_source/devices/power", count_dram: bool = False) -> None:
-        self.root, self.count_dram = Path(root), count_dram
+    def __init__(
+        self,
+        root: str | Path = "/sys/bus/event_source/devices/power",
+        count_dram: bool = False,
+        cpus: str | Path = "/sys/devices/system/cpu",
+    ) -> None:
+        self.root, self.count_dram, self.cpus = Path(root), count_dram, Path(cpus)
         self.counters: dict[str, tuple[int, float, int]] = {}  # label: descriptor, joules a step, start
 
     def trial(self) -> Finding:
@@ -75,15 +82,26 @@ class RaplPerf(Probe):
         self.counters = {}
 
     def _open(self, event: Path) -> None:
-        """One counter per package. Raises PermissionError, OSError or ValueError."""
+        """One counter per package (of Intel's: per die). Raises PermissionError, OSError or ValueError."""
         kind = int((self.root / "type").read_text())
         config = int(event.read_text().strip().removeprefix("event="), 0)
         step_j = float(Path(f"{event}.scale").read_text())
-        for package, cpu in enumerate(_cpus((self.root / "cpumask").read_text())):
+        for package, cpu in enumerate(self._one_a_counter(_cpus((self.root / "cpumask").read_text()))):
             label = "psys" if event.name == "energy-psys" else f"package-{package}{DOMAINS[event.name]}"
             if label not in self.counters:
                 fd = _perf_event_open(kind, config, cpu)
                 self.counters[label] = fd, step_j, _count(fd)
+
+    def _one_a_counter(self, mask: list[int]) -> list[int]:
+        """The CPUs to read at. Linux 6.9 and 6.10 name one for each die of a Zen 4, all of which show the package's
+        counter; dies of Intel's have counters of their own. Values would not tell: perf counts from 0 for each reader.
+        """
+        if not ONE_A_PACKAGE.search((self.cpus / "modalias").read_text()):
+            return mask
+        first: dict[str, int] = {}
+        for cpu in mask:
+            first.setdefault((self.cpus / f"cpu{cpu}/topology/physical_package_id").read_text(), cpu)
+        return list(first.values())
 
     def _counts(self, label: str) -> bool:
         return label.startswith("package") and ("." not in label or (self.count_dram and ".dram" in label))
