@@ -1,6 +1,6 @@
 """The edge's instants in the device's clock, by what the device measured; or nothing, where it measured nothing.
 
-Two hosts' clocks are never subtracted: without a comparison, and on two boots, `edge_clock` is None.
+Two hosts' clocks are never subtracted: without a comparison `edge_clock` is None.
 """
 
 from __future__ import annotations
@@ -27,10 +27,24 @@ def recorded_clock(run: Path) -> dict[str, Any]:
 
 
 def edge_clock(run: Path) -> Offset | None:
-    """Edge's clock against the device's. Without a record of it, samplers that name one boot had one clock."""
-    offset = recorded_clock(run).get("offset")
-    if offset is not None:
-        return msgspec.convert(offset, Offset)
+    """Edge's clock against the device's. Without a record of it, one clock if both nodes ran on one machine: a boot
+    that one trace names alone says nothing of the other node, and a comparison that failed is none."""
+    recorded = recorded_clock(run)
+    if recorded.get("offset") is not None:
+        return msgspec.convert(recorded["offset"], Offset)
+    one_machine = _shared_machine(run) and len(_boots(run)) < 2
+    return SAME_CLOCK if one_machine and not recorded.get("problem") else None
+
+
+def _shared_machine(run: Path) -> bool:
+    try:
+        told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("shared_machine") is True
+
+
+def _boots(run: Path) -> set[str]:
     boots = set()
     for trace in run.glob("power.*.jsonl"):
         with trace.open("rb") as file:
@@ -39,7 +53,7 @@ def edge_clock(run: Path) -> Offset | None:
             boots.add(json.loads(line)["header"]["clock"]["boot_id"])
         except (ValueError, KeyError, TypeError):  # cut short before its first line was whole
             continue
-    return SAME_CLOCK if len(boots) < 2 else None
+    return boots
 
 
 def describe_clock(run: Path, instants_ns: Sequence[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from far_clock import ELSEWHERE, HANDSHAKE, HOUR_NS, FarEdge
 from handmade import MS, a_request, a_round
 from report_run import WATTS, rewrite, toy_run
 
-from experiments.clocks import edge_clock, round_on_device_clock, sample_on_device_clock
+from experiments.clocks import describe_clock, edge_clock, round_on_device_clock, sample_on_device_clock
 from experiments.energy import energy_rows
 from experiments.energy_files import run_energy
 from experiments.store import RunFolder
@@ -49,6 +49,23 @@ def test_clocks_that_were_not_compared_are_not_subtracted(tmp_path):
     for figures in summary["systems"]:
         assert "network_up" not in figures["parts_ms"] and "network" in figures["parts_ms"]
         assert figures["energy_edge_j_per_token"] is None
+
+
+@pytest.mark.parametrize("lost", [(), ("edge",), ("device", "edge")])
+@pytest.mark.parametrize("clock", [None, {}, {"problem": "no answer"}])
+@pytest.mark.parametrize("shared", [True, False])
+def test_nothing_but_one_machine_stands_for_a_comparison(shared, clock, lost, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"shared_machine": shared}))
+    if clock is not None:
+        record = {"same": False, "path": "unshaped", "offset": None, "problem": "", **clock}
+        (tmp_path / "device.json").write_text(json.dumps({"clock": record}))
+    for node in {"device", "edge"} - set(lost):
+        header = {"node": node, "clock": {"boot_id": "one" if shared or node == "device" else "another"}}
+        (tmp_path / f"power.{node}.jsonl").write_text(json.dumps({"header": header}) + "\n")
+    one_clock = shared and not (clock or {}).get("problem")
+    said = describe_clock(tmp_path, [MS])
+    assert (said["compared"], said["same"]) == (one_clock, one_clock)
+    assert said["error_ms"] == (0 if one_clock else None)
 
 
 def move_edge(folder: RunFolder, far: FarEdge) -> None:
