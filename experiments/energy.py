@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.report.phases import Span, spans_of
-from nodes.probes.energy import Counter, Phase, attribute, energy_between
+from experiments.spans import Span, spans_of
+from nodes.probes.energy import Counter, Phase, attribute, integrate
 from nodes.records import RequestRecord, RoundRecord
 
 NODES = ("device", "edge")
@@ -48,16 +48,10 @@ def energy_rows(
     """Rows (node, phase, system, request_id, joules, joules_above_idle, seconds, windows ...) of every node whose
     samples can be placed on the device's clock. `joules_above_idle` is None without `idle_w` of the node; `step_s` is
     the sensor's step."""
-    by_request: dict[str, list[RoundRecord]] = {request.request_id: [] for request in requests}
-    for record in rounds:
-        if record.request_id in by_request:
-            by_request[record.request_id].append(record)
+    by_request = rounds_by_request(requests, rounds)
     rows: list[Row] = []
-    for node in NODES if one_clock else NODES[:1]:
-        mine = [counter for counter in counted if counter.node == node]
-        if not mine:
-            continue
-        phases = [phase for r in requests for phase in _phases(r, by_request[r.request_id], node, one_clock)]
+    for node, mine in counters_by_node(counted, one_clock).items():
+        phases = [phase for r in requests for phase in phases_of(r, by_request[r.request_id], node, one_clock)]
         idle = idle_w.get(node)
         step_s = max(counter.step_ns for counter in mine) / 1e9
         for row in attribute(mine, phases, node, passive=WAITING, idle_w=idle):
@@ -66,14 +60,35 @@ def energy_rows(
     return rows
 
 
-def _phases(request: RequestRecord, rounds: Sequence[RoundRecord], node: str, one_clock: bool) -> Iterator[Phase]:
+def rounds_by_request(requests: Sequence[RequestRecord], rounds: Iterable[RoundRecord]) -> dict[str, list[RoundRecord]]:
+    by_request: dict[str, list[RoundRecord]] = {request.request_id: [] for request in requests}
+    for record in rounds:
+        if record.request_id in by_request:
+            by_request[record.request_id].append(record)
+    return by_request
+
+
+def counters_by_node(counted: Sequence[Counter], one_clock: bool) -> dict[str, list[Counter]]:
+    """Of the nodes that have any, and whose instants can be placed on the device's clock."""
+    by_node = {node: [c for c in counted if c.node == node] for node in (NODES if one_clock else NODES[:1])}
+    return {node: mine for node, mine in by_node.items() if mine}
+
+
+def phases_of(
+    request: RequestRecord,
+    rounds: Sequence[RoundRecord],
+    node: str,
+    one_clock: bool,
+    called: Mapping[str, str] = PHASES,
+) -> Iterator[Phase]:
+    """What the node did for a request, from its start to its end; `called` names the parts of a round."""
     whose = request.system, request.request_id
     if request.warmup or request.error:
         yield request.start_ns, request.end_ns, "warmup" if request.warmup else "failed", *whose
         return
     spans = sorted((s for s in spans_of(rounds, one_clock) if s.node == node), key=lambda span: span.t0_ns)
     for span in spans:
-        yield span.t0_ns, span.t1_ns, PHASES[span.part], *whose
+        yield span.t0_ns, span.t1_ns, called[span.part], *whose
     for t0_ns, t1_ns in _between(spans, request):
         yield t0_ns, t1_ns, "idle", *whose
 
@@ -116,15 +131,22 @@ def summed(rows: Iterable[Row], by: Sequence[str]) -> list[Row]:
     return list(groups.values())
 
 
-def known_requests(requests: Sequence[RequestRecord], counted: Sequence[Counter], nodes: Sequence[str]) -> set[str]:
-    """Counted requests whose joules are known on all of these nodes: a hole in a trace leaves a request out."""
-    return {
-        request.request_id
-        for request in requests
-        if not request.warmup
-        and not request.error
-        and all(energy_between(counted, node, request.start_ns, request.end_ns).joules is not None for node in nodes)
-    }
+def known_requests(
+    requests: Sequence[RequestRecord],
+    rounds: Mapping[str, Sequence[RoundRecord]],
+    counted: Sequence[Counter],
+    one_clock: bool,
+) -> set[str]:
+    """Counted requests whose joules are known in every phase on every node that has any: a hole in a trace leaves out
+    those of which a phase begins or ends in it. `rounds` by request."""
+    mine = [request for request in requests if not request.warmup and not request.error]
+    known = {request.request_id for request in mine}
+    for node, its in counters_by_node(counted, one_clock).items():
+        phases = [phase for r in mine for phase in phases_of(r, rounds[r.request_id], node, one_clock)]
+        for counter in its:
+            results = integrate(counter, [(t0_ns, t1_ns) for t0_ns, t1_ns, *_ in phases])
+            known -= {phase[4] for phase, result in zip(phases, results) if result.joules is None}
+    return known
 
 
 def wasted(rows: Sequence[Row], rounds: Iterable[RoundRecord], drafter: str = "device") -> dict[str, float]:

@@ -9,7 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experiments.clocks import edge_clock
-from experiments.energy import NODES, WASTED, Baseline, Row, energy_rows, known_requests, summed, told_apart, wasted
+from experiments.energy import (
+    NODES,
+    WASTED,
+    Baseline,
+    Row,
+    energy_rows,
+    known_requests,
+    rounds_by_request,
+    summed,
+    told_apart,
+    wasted,
+)
 from experiments.store import RunFolder, replacing
 from nodes.composition import System
 from nodes.methods import method_class
@@ -50,7 +61,7 @@ def run_energy(folder: RunFolder) -> Energy:
         node: {**_node(node, counted, rows, baselines[node], sources), "sampler": _sampler(folder, node)}
         for node in NODES
     }
-    known = known_requests(requests, counted, [node for node in NODES if any(row["node"] == node for row in rows)])
+    known = known_requests(requests, rounds_by_request(requests, rounds), counted, one_clock)
     systems = []
     for system in folder.spec().systems:
         mine = [r for r in requests if r.system == system.name and r.request_id in known]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.report.phases import shared_clock
 from experiments.report.plot import Figures, Style
+from experiments.spans import shared_clock
 from experiments.store import RunFolder
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.energy import NODES, PHASES, WAITING, counters_by_node, known_requests, phases_of
 from experiments.report.palette import PARTS
-from experiments.report.phases import Span, spans_of
 from experiments.report.plot import SYSTEM_LEGEND, Figures, Plot, Style, Table, titled
 from nodes.probes.energy import Counter, attribute
 from nodes.records import RequestRecord, RoundRecord
 
-NODES = ("device", "edge")
-WAITING = ("network_up", "edge", "network_down")  # whoever drafts ahead meanwhile draws the power for that
 OBTAINED = {  # what an energy status means
     "measured": "read from a sensor or counter of the machine",
     "estimated": "computed from the processor's load and declared watts",
@@ -100,70 +98,61 @@ def why_not(systems: Sequence[Figures]) -> str:
     return f"energy is {', '.join(statuses) or 'not known'}: " + ("; ".join(notes) or "nothing was counted")
 
 
-def joules_by_phase(
+def j_per_token_by_phase(
     requests: Sequence[RequestRecord],
     rounds: Mapping[str, Sequence[RoundRecord]],
     counted: Sequence[Counter],
     one_clock: bool,
 ) -> dict[str, dict[tuple[str, str], float]]:
-    """By system: joules of (node, phase) from the requests' starts to their ends. A node that did nothing for a
-    request while it lasted was idle for it."""
-    joules: dict[str, dict[tuple[str, str], float]] = {}
-    for node in NODES if one_clock else NODES[:1]:
-        phases: list[tuple[int, int, str, str, str]] = []
-        for request in requests:
-            whose = request.system, request.request_id
-            spans = [span for span in spans_of(rounds[request.request_id], one_clock) if span.node == node]
-            phases += [(span.t0_ns, span.t1_ns, span.part, *whose) for span in spans]
-            phases += [(t0_ns, t1_ns, "idle", *whose) for t0_ns, t1_ns in _between(spans, request)]
-        for row in attribute(counted, phases, node, passive=WAITING):
-            if row["system"]:
-                mine = joules.setdefault(row["system"], {})
-                mine[node, row["phase"]] = mine.get((node, row["phase"]), 0.0) + row["joules"]
-    return joules
-
-
-def _between(spans: Sequence[Span], request: RequestRecord) -> Iterator[tuple[int, int]]:
-    """The times of a request in which its node had nothing to do for it."""
-    t_ns = request.start_ns
-    for span in sorted(spans, key=lambda span: span.t0_ns):
-        if span.t0_ns > t_ns:
-            yield t_ns, span.t0_ns
-        t_ns = max(t_ns, span.t1_ns)
-    if request.end_ns > t_ns:
-        yield t_ns, request.end_ns
+    """By system: joules of (node, phase) per output token, from the starts to the ends of the requests whose joules are
+    known by phase. A node that did nothing for a request while it lasted was idle for it."""
+    known = known_requests(requests, rounds, counted, one_clock)
+    mine = [request for request in requests if request.request_id in known]
+    tokens: dict[str, int] = {}
+    for request in mine:
+        tokens[request.system] = tokens.get(request.system, 0) + request.output_tokens
+    parts = {part: part for part in PHASES}  # by their own names, finer than the phases of energy.csv
+    passive = [part for part, phase in PHASES.items() if phase in WAITING]
+    per_token: dict[str, dict[tuple[str, str], float]] = {}
+    for node, its in counters_by_node(counted, one_clock).items():
+        phases = [phase for r in mine for phase in phases_of(r, rounds[r.request_id], node, one_clock, parts)]
+        for row in attribute(its, phases, node, passive=passive):
+            if tokens.get(row["system"]):
+                of_system = per_token.setdefault(row["system"], {})
+                key = node, row["phase"]
+                of_system[key] = of_system.get(key, 0.0) + row["joules"] / tokens[row["system"]]
+    return per_token
 
 
 def energy_by_phase(
-    systems: Sequence[Figures], joules: Mapping[str, Mapping[tuple[str, str], float]], style: Style
+    systems: Sequence[Figures], per_token: Mapping[str, Mapping[tuple[str, str], float]], style: Style
 ) -> Plot:
     """Two bars a system, one per node, stacked by phase."""
-    shown = [f for f in systems if joules.get(f["system"]) and f["output_tokens"]]
-    keys = [(node, part) for node in NODES for part in PARTS if any((node, part) in joules[f["system"]] for f in shown)]
-
-    def per_token(figures: Figures, key: tuple[str, str]) -> float | None:
-        value = joules.get(figures["system"], {}).get(key)
-        return None if value is None else value / figures["output_tokens"]
+    shown = [f for f in systems if f["system"] in per_token]
+    stacked = [(node, part) for node in NODES for part in PARTS]
+    keys = [key for key in stacked if any(key in per_token[f["system"]] for f in shown)]
 
     traces: list[dict[str, Any]] = []
     for node, part in sorted(keys, key=lambda key: key[0], reverse=True):  # the last drawn is on top
         names = [f["system"] for f in shown]
         traces.append(
             {
-                "type": "bar", "orientation": "h", "y": names, "x": [per_token(f, (node, part)) or 0.0 for f in shown],
+                "type": "bar", "orientation": "h", "y": names,
+                "x": [per_token[name].get((node, part), 0.0) for name in names],
                 "name": PARTS[part][0], "offsetgroup": node, "alignmentgroup": "all",
                 "marker": {"color": f"var(--part-{part})"}, "meta": {"systems": names},
                 "hovertemplate": f"%{{y}} · {node}, {PARTS[part][0]}: %{{x:.4g}} J/token<extra></extra>",
             }
         )  # fmt: skip
-    rows = [[f["system"], *(per_token(f, key) for key in keys)] for f in systems]
+    rows = [[f["system"], *(per_token.get(f["system"], {}).get(key) for key in keys)] for f in systems]
     table = Table(["system", *(f"{node}: {PARTS[part][0]} J" for node, part in keys)], rows,
                   [f["system"] for f in systems])  # fmt: skip
     nodes = list(dict.fromkeys(node for node, _ in keys))
     bars = "upper bar device, lower bar edge" if len(nodes) > 1 else f"{', '.join(nodes)} only"
     caption = (
         f"Per output token; {bars}. The joules of each node's source, divided by what it did at the time; phases "
-        "shorter than the source's step are averaged over their neighbours."
+        "shorter than the source's step are averaged over their neighbours. Requests that a hole in a trace tears are "
+        "left out."
     )
     layout = {
         "barmode": "stack",

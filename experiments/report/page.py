@@ -13,7 +13,7 @@ from typing import Any
 from experiments.report import html, sections
 from experiments.report.course import CLOCKS, applied_courses, course_plot
 from experiments.report.data import RunData, read_run
-from experiments.report.energy import energy_by_phase, energy_delay, joules_by_phase
+from experiments.report.energy import energy_by_phase, energy_delay, j_per_token_by_phase
 from experiments.report.palette import css
 from experiments.report.plot import Plot
 from experiments.report.predicted import predicted
@@ -103,8 +103,8 @@ def _grid(plots: Sequence[Plot]) -> str:
 
 
 def _energy(run: RunData) -> list[Plot]:
-    joules = joules_by_phase(run.requests, run.rounds, run.power, run.one_clock) if run.power else {}
-    return [energy_delay(run.systems, run.style), energy_by_phase(run.systems, joules, run.style)]
+    per_token = j_per_token_by_phase(run.requests, run.rounds, run.power, run.one_clock)
+    return [energy_delay(run.systems, run.style), energy_by_phase(run.systems, per_token, run.style)]
 
 
 def part(name: str) -> str:

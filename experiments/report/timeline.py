@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from experiments.report.data import RunData
 from experiments.report.html import number
 from experiments.report.palette import PARTS
-from experiments.report.phases import spans_of
 from experiments.report.plot import Plot, Table
+from experiments.spans import spans_of
 from nodes.probes.energy import Counter, power_w
 from nodes.records import RequestRecord, RoundRecord
 

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from experiments.report.palette import PARTS
-from experiments.report.phases import Span, describe, shared_clock, spans_of
 from experiments.report.timeline import power_step_ms
+from experiments.spans import Span, describe, shared_clock, spans_of
 from experiments.store import RunFolder
 from nodes.probes.energy import counters, power_w
 from nodes.records import RoundRecord

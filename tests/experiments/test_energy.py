@@ -11,9 +11,11 @@ import yaml
 from handmade import MS, a_request, a_round, watts
 from report_run import WATTS, rewrite, toy_run
 
-from experiments.energy import UNRESOLVED, energy_rows, told_apart, wasted
+from experiments.energy import UNRESOLVED, energy_rows, known_requests, told_apart, wasted
 from experiments.energy_files import COLUMNS, emissions_row, run_energy, write_energy
 from experiments.energy_table import energy_lines, energy_table
+from experiments.joules import energy_of
+from experiments.report.energy import j_per_token_by_phase
 from experiments.store import RunFolder
 from experiments.summary import summarise_run
 from nodes.probes.energy import counters
@@ -101,6 +103,29 @@ def test_tokens_that_nobody_verified_have_their_joules():
     lost = wasted(rows_of(requests=[a_request(e2e_ms=24.0)], rounds=rounds), rounds)
     assert lost["unverified_tokens_j"] == pytest.approx(5.0 * 0.020)
     assert lost["rejected_drafts_j"] == 0.0
+
+
+@pytest.mark.parametrize("lost", [(), ("device", 1050, 3000), ("edge", 450, 3000), ("device", 505, 595)])
+def test_what_a_trace_lost_takes_its_requests_along(lost):
+    """Ten requests alike under a steady draw: whatever is lost of a trace, the figure's joules per token, the rows' of
+    the known requests, and the summary's are the draw's."""
+    requests = [a_request(request=f"r{n}", start_ms=200 * n) for n in range(10)]
+    rounds = {r.request_id: [a_round(m, request=r.request_id, start_ms=200 * n + 100 * m) for m in (0, 1)]
+              for n, r in enumerate(requests)}  # fmt: skip
+    samples = [*watts("device", 5.0, until_ms=2000), *watts("edge", 80.0, until_ms=2000)]
+    node, *span_ms = lost or ("", 0, 0)
+    counted = counters(s for s in samples if s.node != node or not span_ms[0] < s.t_ns / MS < span_ms[1])
+    known = known_requests(requests, rounds, counted, True)
+    assert bool(lost) == (len(known) < 10) and len(known) >= 2
+    everything = [record for mine in rounds.values() for record in mine]
+    rows = [r for r in energy_rows(requests, everything, counted, True, {}) if r["request_id"] in known]
+    shown = j_per_token_by_phase(requests, rounds, counted, True)["dssd"]
+    summary = energy_of(requests, counted, {}, 0.0)
+    for node, w in (("device", 5.0), ("edge", 80.0)):
+        each = w * 0.2 / 6
+        assert sum(j for (of_node, _), j in shown.items() if of_node == node) == pytest.approx(each), node
+        assert sum(r["joules"] for r in rows if r["node"] == node) / len(known) / 6 == pytest.approx(each), node
+        assert getattr(summary, f"{node}_per_token") == pytest.approx(each), node
 
 
 def test_a_run_sums_to_what_was_counted(folder):

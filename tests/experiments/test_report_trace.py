@@ -10,7 +10,7 @@ import pytest
 from report_run import FREQUENCY_HZ, SYSTEMS, WATTS, summary_of, toy_run
 
 from experiments.report import write_figures, write_trace
-from experiments.report.phases import spans_of
+from experiments.spans import spans_of
 from experiments.store import RunFolder
 
 

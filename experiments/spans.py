@@ -15,7 +15,7 @@ from nodes.records import RoundRecord
 
 
 class Span(NamedTuple):
-    """Nanoseconds of the device's clock; `part` is a key of palette.PARTS."""
+    """Nanoseconds of the device's clock; `part` is a key of report/palette.PARTS."""
 
     node: str
     part: str
