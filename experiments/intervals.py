@@ -98,13 +98,16 @@ def paired(found: Sequence[Mapping[str, Any]], system: str, other: str) -> dict[
 
 
 def beside(figures: Figures, base: Figures | None, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A system beside the edge alone: how many times its tokens per second, interval and p-value of the pairs."""
-    keys = ("speedup_over_edge_ar", "speedup_over_edge_ar_ci95", "speedup_p_value")
+    """A system beside the edge alone: how many times its tokens per second on the requests that both answered, with
+    interval, p-value and their number; without any such request the ratio of the two rates, and no interval."""
+    keys = ("speedup_over_edge_ar", "speedup_over_edge_ar_ci95", "speedup_p_value", "speedup_requests")
     if not base or not figures["tokens_per_s"]:
         return dict.fromkeys(keys)
-    pair = paired(found, figures["system"], base["system"]) or {"ci95": None, "p_value": None}
-    speedup = figures["tokens_per_s"] / base["tokens_per_s"]
-    return dict(zip(keys, (speedup, _inverse(pair["ci95"]), pair["p_value"])))
+    pair = paired(found, figures["system"], base["system"])
+    if pair is None:
+        requests = base["requests"] if figures["system"] == base["system"] else 0
+        return dict(zip(keys, (figures["tokens_per_s"] / base["tokens_per_s"], None, None, requests)))
+    return dict(zip(keys, (1 / pair["ratio"], _inverse(pair["ci95"]), pair["p_value"], pair["requests"])))
 
 
 def _column(keys: Sequence[Hashable], values: Sequence[float]) -> list[float]:

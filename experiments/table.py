@@ -90,6 +90,14 @@ def note_lines(summary: Mapping[str, Any]) -> list[str]:
         counts = [f"{figures[key]} {what}" for key, what in kinds if figures[key]]
         if counts:
             lines.append(f"requests of {figures['system']}: {', '.join(counts)}")
+    most = max((figures["requests"] for figures in systems), default=0)
+    for figures in systems:
+        if figures["speedup_over_edge_ar"] is not None and figures["speedup_requests"] < most:
+            both = figures["speedup_requests"]
+            what = (
+                f"over the requests that both answered, {both} of {most}" if both else "two rates, no request in common"
+            )
+            lines.append(f"vs edge_ar of {figures['system']}: {what}")
     for figures in systems:
         if figures.get("routed_share") is not None:
             share, cost = 100 * figures["routed_share"], _three(figures["route_ms"])

@@ -66,10 +66,11 @@ def tokens_per_s(systems: Sequence[Figures], style: Style) -> Plot:
             f["speedup_over_edge_ar"],
             *(f["speedup_over_edge_ar_ci95"] or [None, None]),
             f["speedup_p_value"],
+            f["speedup_requests"],
         ]
         for f in systems
     ]
-    headings = ["system", "tokens/s", "95 % from", "to", "vs edge_ar", "95 % from ", "to ", "p"]
+    headings = ["system", "tokens/s", "95 % from", "to", "vs edge_ar", "95 % from ", "to ", "p", "requests of both"]
     table = Table(headings, rows, [figures["system"] for figures in systems])
     layout = {
         "xaxis": titled("tokens/s", rangemode="tozero"),

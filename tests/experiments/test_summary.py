@@ -7,6 +7,7 @@ import json
 import pytest
 from handmade import DSSD, EDGE_AR, MS, a_request, a_round, summary_of, watts
 
+from experiments.table import note_lines
 from nodes.composition import load_system
 from nodes.probes.energy import counters
 
@@ -113,6 +114,28 @@ def test_the_baseline_is_edge_ar_whatever_it_is_called():
     records = summary_of([], requests, systems=(EDGE_AR, DSSD))["systems"]
     assert [record["speedup_over_edge_ar"] for record in records] == [1, 3]
     assert figures_of([], [a_request()])["speedup_over_edge_ar"] is None
+
+
+def test_a_request_that_one_of_the_two_did_not_answer_changes_nothing_of_the_speedup():
+    """Six prompts that both answered; of six slow ones the edge alone answered none."""
+    of = {system: [a_request(10, ms + i, system=system, request=f"{system}/{i}", prompt_id=f"p{i}") for i in range(6)]
+          for system, ms in (("edge_ar", 200.0), ("dssd", 100.0))}  # fmt: skip
+    slow = [a_request(10, 1000.0, request=f"dssd/slow/{i}", prompt_id=f"slow/{i}") for i in range(6)]
+    both, more = (
+        summary_of([], [*of["edge_ar"], *of["dssd"], *others], systems=(EDGE_AR, DSSD)) for others in ([], slow)
+    )
+    keys = ("speedup_over_edge_ar", "speedup_over_edge_ar_ci95", "speedup_p_value", "speedup_requests")
+    assert [[f[key] for key in keys] for f in more["systems"]] == [[f[key] for key in keys] for f in both["systems"]]
+    figures = both["systems"][1]
+    low, high = figures["speedup_over_edge_ar_ci95"]
+    assert low <= figures["speedup_over_edge_ar"] <= high and figures["speedup_requests"] == 6
+    assert not any("vs edge_ar" in line for line in note_lines(both))
+    assert "vs edge_ar of dssd: over the requests that both answered, 6 of 12" in note_lines(more)
+    never_met = summary_of([], [*of["edge_ar"], *slow], systems=(EDGE_AR, DSSD))
+    figures = never_met["systems"][1]
+    assert figures["speedup_over_edge_ar"] == pytest.approx(0.2, rel=0.02) and figures["speedup_requests"] == 0
+    assert figures["speedup_over_edge_ar_ci95"] is None
+    assert "vs edge_ar of dssd: two rates, no request in common" in note_lines(never_met)
 
 
 def test_the_interval_holds_the_speed_and_is_always_the_same():
