@@ -114,13 +114,14 @@ def test_repeats_of_a_prompt_are_drawn_together():
     assert sums_by(["b", "a", "b"], [1, 2, 4]) == {"b": 5.0, "a": 2.0}
 
 
-def test_repeats_of_a_prompt_do_not_make_an_interval_narrow():
-    """Ten equal repeats of each of ten prompts tell no more of other prompts than one does."""
-    seconds, tokens = skewed(np.random.default_rng(8), 10), np.full(10, 32.0)
-    prompts = [f"p{i}" for i in range(10)] * 10
-    once = ratio_interval(tokens, seconds)
+@pytest.mark.parametrize("n", range(FEWEST, 11))
+def test_repeats_of_a_prompt_do_not_make_an_interval_narrow(n):
+    """Ten equal repeats of each prompt tell no more of other prompts than one does."""
+    seconds, tokens = skewed(np.random.default_rng(8), n), np.full(n, 32.0)
+    prompts = [f"p{i}" for i in range(n)] * 10
+    once = ratio_interval(seconds, tokens)
     many = ratio_interval(
-        list(sums_by(prompts, np.tile(tokens, 10)).values()), list(sums_by(prompts, np.tile(seconds, 10)).values())
+        list(sums_by(prompts, np.tile(seconds, 10)).values()), list(sums_by(prompts, np.tile(tokens, 10)).values())
     )
     assert many == pytest.approx(once)
 
