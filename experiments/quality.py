@@ -4,8 +4,7 @@ After the run the edge's target reads every recorded answer once, teacher forced
 to it: the mean log-likelihood per output token, under the target's own distribution (temperature 1, nothing cut),
 whatever the run sampled with. Under sampling an exact system's mean is what the target's own output gets, so a gap is
 quality lost; or style: a draft sharper than its target can score above it, which is no merit. Where sampling is greedy
-the share of tokens that the target would have chosen there is kept as well. Intervals are 95 % bootstraps over prompts,
-paired.
+the share of tokens that the target would have chosen there is kept as well. Intervals are statistics.py's, paired.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from experiments.statistics import difference_interval, ratio_interval, sums_by, units
 from experiments.store import RunFolder, StoreError
 from nodes.engine import Engine
 from nodes.records import RequestRecord
@@ -26,8 +26,6 @@ from nodes.sampling import Sampling
 from nodes.session import Session
 
 LEAST = 1e-30  # a token of less than this probability counts as this improbable
-RESAMPLES, RESAMPLING_SEED = 2000, 20_240_229
-FEWEST_FOR_AN_INTERVAL = 5
 OWN = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 NOTHING: dict[str, Any] = {
     "target_logprob_per_token": None,
@@ -94,23 +92,21 @@ def score(engine: Engine, spec: RunSpec, requests: Sequence[RequestRecord], seco
 
 def compare(scored: Sequence[Scored], exact: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
     """By system. The gap is to all the run's exact systems together, on the same prompts; None without any."""
-    keys = sorted({one.key for one in scored})
-    if not keys:
-        return {}
-    draws = np.random.default_rng(RESAMPLING_SEED).multinomial(len(keys), np.full(len(keys), 1 / len(keys)), RESAMPLES)
-    ours = {name: _sums([one for one in scored if one.system == name], keys) for name in exact}
-    reference = sum((sums for name, sums in ours.items() if exact[name]), np.zeros((len(keys), 2)))
+    reference = [one for one in scored if exact[one.system]]
     figures = {}
-    for name, sums in ours.items():
+    for name in exact:
         mine = [one for one in scored if one.system == name]
         if not mine:
             continue
         record = dict(NOTHING)
-        both = (sums[:, 1] > 0) & (reference[:, 1] > 0)
-        record["target_logprob_per_token"], record["target_logprob_ci95"] = _mean(sums, draws)
-        if not exact[name] and both.any():
-            pair = np.where(both[:, None], sums, 0), np.where(both[:, None], reference, 0)
-            record["target_logprob_gap"], record["target_logprob_gap_ci95"] = _mean(pair[0], draws, pair[1])
+        ours = _sums(mine, [one.key for one in mine])
+        record["target_logprob_per_token"] = _mean(ours)
+        record["target_logprob_ci95"] = ratio_interval(*ours.T)
+        both = sorted({one.key for one in mine} & {one.key for one in reference})
+        if not exact[name] and both:
+            ours, theirs = _sums(mine, both), _sums(reference, both)
+            record["target_logprob_gap"] = _mean(ours) - _mean(theirs)
+            record["target_logprob_gap_ci95"] = difference_interval(*ours.T, *theirs.T)
         agreed = [one.agreed for one in mine if one.agreed is not None]
         if agreed:
             record["greedy_agreement"] = sum(agreed) / sum(one.tokens for one in mine)
@@ -153,27 +149,15 @@ def _probs(engine: Engine, sampling: Sampling, prompt: list[int], output: list[i
 
 
 def _sums(scored: Sequence[Scored], keys: Sequence[tuple[str, int]]) -> np.ndarray:
-    """[prompts, 2] log-likelihood and tokens."""
-    place = {key: i for i, key in enumerate(keys)}
-    sums = np.zeros((len(keys), 2))
-    for one in scored:
-        sums[place[one.key]] += (one.logprob, one.tokens)
-    return sums
+    """[units, 2] log-likelihood and tokens of these prompts and repeats; the same units for the same keys."""
+    _, drawn = units([prompt for prompt, _ in keys], keys)
+    unit = dict(zip(keys, drawn))
+    mine = [one for one in scored if one.key in unit]
+    its = [unit[one.key] for one in mine]
+    logprob, tokens = sums_by(its, [one.logprob for one in mine]), sums_by(its, [one.tokens for one in mine])
+    return np.array([(logprob[each], tokens[each]) for each in dict.fromkeys(drawn)])
 
 
-def _mean(sums: np.ndarray, draws: np.ndarray, less: np.ndarray | None = None) -> tuple[float, list[float] | None]:
-    """Per token, and its interval; with `less` the difference to that."""
-    total = sums.sum(axis=0)
-    mean = total[0] / total[1]
-    if less is not None:
-        rest = less.sum(axis=0)
-        mean -= rest[0] / rest[1]
-    if np.count_nonzero(sums[:, 1]) < FEWEST_FOR_AN_INTERVAL:
-        return float(mean), None
-    resampled = draws @ sums
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = resampled[:, 0] / resampled[:, 1]
-        if less is not None:
-            others = draws @ less
-            means = means - others[:, 0] / others[:, 1]
-    return float(mean), np.percentile(means[np.isfinite(means)], [2.5, 97.5]).tolist()
+def _mean(sums: np.ndarray) -> float:
+    logprob, tokens = sums.sum(axis=0)
+    return float(logprob / tokens)

@@ -71,6 +71,21 @@ def ratio_interval(parts: ArrayLike, wholes: ArrayLike, seed: int = SEED) -> lis
     return _interval(ratio, len(top), seed)
 
 
+def difference_interval(
+    parts_a: ArrayLike, wholes_a: ArrayLike, parts_b: ArrayLike, wholes_b: ArrayLike, seed: int = SEED
+) -> list[float] | None:
+    """[low, high] of the difference of two ratios of sums over the same units [n]: parts_a / wholes_a less parts_b /
+    wholes_b; None as for `ratio_interval`."""
+    columns = np.column_stack([np.asarray(each, dtype=float) for each in (parts_a, wholes_a, parts_b, wholes_b)])
+
+    def difference(weights: Floats) -> Floats:
+        sums = weights @ columns
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
+
+    return _interval(difference, len(columns), seed)
+
+
 def compare(
     parts_a: ArrayLike, wholes_a: ArrayLike, parts_b: ArrayLike, wholes_b: ArrayLike, seed: int = SEED
 ) -> Comparison:

@@ -7,6 +7,7 @@ import pytest
 from harness import Setup, play
 
 from experiments.quality import NOTHING, Scored, compare, quality_lines, score, with_quality
+from experiments.statistics import FEWEST
 from experiments.summary import summarise
 from nodes.sampling import Sampling
 
@@ -44,6 +45,25 @@ def test_by_hand():
     assert np.allclose(figures["b"]["target_logprob_gap_ci95"], -0.5)  # paired: what prompts differ by cancels
     assert figures["b"]["greedy_agreement"] == 0.5 and "none" not in figures
     assert compare(scored[6:], {"b": False})["b"]["target_logprob_gap"] is None
+
+
+@pytest.mark.parametrize("prompts", [FEWEST, 12])
+def test_repeats_of_a_prompt_do_not_make_an_interval_narrow(prompts):
+    """Under greedy sampling the repeats of a prompt are equal: ten tell no more than one."""
+    effect = np.random.default_rng(0).normal(-0.3, 0.5, prompts)
+
+    def figures(repeats):
+        scored = [
+            Scored(name, (f"p{i}", repeat), -20.0 + 20 * each, 20, 20)
+            for i in range(prompts)
+            for repeat in range(repeats)
+            for name, each in (("exact", 0.01 * i), ("lossy", effect[i]))
+        ]
+        return compare(scored, {"exact": True, "lossy": False})["lossy"]
+
+    once, many = figures(1), figures(10)
+    for key in ("target_logprob_per_token", "target_logprob_gap", "target_logprob_ci95", "target_logprob_gap_ci95"):
+        assert once[key] and many[key] == pytest.approx(once[key]), key
 
 
 def test_time_runs_out(tmp_path):

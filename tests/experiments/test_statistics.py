@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import FEWEST, compare, outliers, ratio_interval, sign_flip, sums_by, units
+from experiments.statistics import (
+    FEWEST,
+    compare,
+    difference_interval,
+    outliers,
+    ratio_interval,
+    sign_flip,
+    sums_by,
+    units,
+)
 
 RUNS = 400
 
@@ -60,6 +69,15 @@ def test_pairs_make_the_interval_narrow_where_prompts_matter():
     assert width < loose / 3
     assert paired.ratio == pytest.approx(shuffled.ratio)
     assert paired.p_value < 0.001 < shuffled.p_value
+
+
+def test_a_difference_to_nothing_is_the_ratio_and_changes_sign_the_other_way_round():
+    rng = np.random.default_rng(6)
+    a, wholes_a, b, wholes_b = (skewed(rng, 12) for _ in range(4))
+    assert difference_interval(a, wholes_a, np.zeros(12), wholes_b) == pytest.approx(ratio_interval(a, wholes_a))
+    low, high = difference_interval(a, wholes_a, b, wholes_b)
+    assert difference_interval(b, wholes_b, a, wholes_a) == pytest.approx([-high, -low])
+    assert difference_interval(a, wholes_a, a, wholes_a) == [0, 0]
 
 
 def test_a_comparison_is_the_same_the_other_way_round():
