@@ -19,6 +19,7 @@ import yaml
 
 from experiments.predict.formulas import dsd_round_ms, dssd_round_ms, expected_tokens, rejection_share, transfer_ms
 from nodes.engine.profiles import load_pace, profile_names
+from nodes.policies.stop import make_stop
 
 if TYPE_CHECKING:
     from experiments.collection import Row, Run
@@ -116,8 +117,10 @@ def setting_of(row: Row, run: Run) -> Setting | None:
     pace, other = ((run.config.get(node) or {}).get("engine", {}).get("pace") for node in ("device", "edge"))
     link = run.config.get("link") or {}
     ways = [link.get(way) or {} for way in ("up", "down")]
-    length, rate_mbps = row.axes.get("draft_length") or _length(row), ways[0].get("rate_mbps")
-    if pace != other or not isinstance(pace, str) or not isinstance(length, int) or not rate_mbps:
+    entries = [entry for entry in run.config.get("systems") or [] if isinstance(entry, dict)]
+    length = next((_fixed_length(entry.get("stop")) for entry in entries if entry.get("as") == row.system), None)
+    rate_mbps = ways[0].get("rate_mbps")
+    if pace != other or not isinstance(pace, str) or not length or not rate_mbps:
         return None
     if rate_mbps != ways[1].get("rate_mbps"):
         return None
@@ -125,9 +128,9 @@ def setting_of(row: Row, run: Run) -> Setting | None:
     return Setting(row.kind, pace, rtt_ms, float(rate_mbps), length)
 
 
-def _length(row: Row) -> int | None:
-    drafted = (row.figures.get("measured_parts") or {}).get("draft_length")
-    return round(drafted) if drafted and abs(drafted - round(drafted)) < 0.5 else None
+def _fixed_length(stop: str | Mapping[str, Any] | None) -> int | None:
+    spec = {"policy": stop} if isinstance(stop, str) else stop or {}
+    return make_stop(spec).max_length if spec.get("policy") == "fixed" else None
 
 
 def beside_reported(row: Row, run: Run) -> list[Beside]:

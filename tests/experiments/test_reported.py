@@ -11,9 +11,9 @@ from many_set import base_run, paper_runs
 from report_run import Page
 
 from experiments.bench.many_runs import behind_link
-from experiments.collection import collect
+from experiments.collection import Row, Run, collect
 from experiments.predict.formulas import transfer_ms
-from experiments.predict.reported import Setting, beside_reported, load_reported
+from experiments.predict.reported import Setting, beside_reported, load_reported, setting_of
 from experiments.report.many.page import render
 from experiments.report.many.reported import HEADINGS, rows_beside
 from experiments.report.papers import write_reported
@@ -129,6 +129,21 @@ def test_another_pair_another_rate_back_or_no_link_is_no_published_setting(found
     base = base_run(tmp_path / "base", requests=3)
     behind_link(base, tmp_path / "runs" / "one", 20, 50)
     assert not rows_beside(collect([tmp_path / "runs"]))
+
+
+@pytest.mark.parametrize("drafted", [3.6, 8.0, 8.4])
+@pytest.mark.parametrize(
+    ("stop", "length"), [({"length": 8}, 8), ("fixed", 4), ("confidence", None), ("optimal_length", None)]
+)
+def test_a_draft_length_that_is_not_fixed_is_no_published_setting(stop, length, drafted):
+    """Whatever the mean draft came to, and even where the other systems of the run are swept over a length."""
+    entry = {"system": "dssd", "as": "mine", "stop": stop}
+    settings = {"name": "own", "systems": ["edge_ar", entry], "engine": "toy", "pace": OPT, "draft_length": 8}
+    link = {"rtt_ms": 20, "rate_mbps": 50}
+    config = Config.model_validate({**settings, "link": link}).resolved()
+    run = Run(Path("run"), "run", {"systems": []}, config, {})
+    row = Row(0, "mine", "dssd", {"measured_parts": {"draft_length": drafted}}, {"draft_length": 8})
+    assert setting_of(row, run) == (Setting("dssd", OPT, 20.0, 50.0, length) if length else None)
 
 
 def test_numbers_of_ones_own_for_the_pace_are_no_published_setting(tmp_path):
