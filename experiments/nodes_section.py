@@ -11,7 +11,7 @@ from experiments.reading import Strict, unknown
 from nodes.engine import EngineError
 from nodes.engine.make import make_engine, parse
 from nodes.policies.batch import make_batch
-from nodes.probes import probe_names
+from nodes.probes import ProbeError, make_probe, parse_probe, probe_names
 from nodes.probes.radio_model import declared_radio
 
 
@@ -56,14 +56,19 @@ class NodeSection(Strict):
     pace: str | dict[str, Any] | None = Field(default=None, description="a compute profile's name, or its numbers")
     threads: int | None = Field(default=None, ge=1, le=1024, description="of the compute library; by default 1")
     dtype: str | None = None
-    probes: list[str] = Field(default=[], description="by name; empty: all that work on this machine")
+    probes: list[str] = Field(
+        default=[], description="each a name, or name:option=value,option=value; empty: all that work on this machine"
+    )
 
     @field_validator("probes")
     @classmethod
-    def _probes_exist(cls, value: list[str]) -> list[str]:
-        for name in value:
-            if name not in probe_names():
-                raise ValueError(unknown("probe", name, probe_names()))
+    def _probes_can_be_made(cls, value: list[str]) -> list[str]:
+        seen = set()
+        for spec in value:
+            name = check_probe(spec)
+            if name in seen:
+                raise ValueError(f"probe {name} is there twice: keep one of them")
+            seen.add(name)
         return value
 
 
@@ -140,6 +145,20 @@ class EnergySpec(Strict):
     @classmethod
     def _an_empty_mapping_is_no_radio(cls, value: Any) -> Any:
         return None if value == {} else value
+
+
+def check_probe(spec: str) -> str:
+    """The name of a probe that is told as `--probe` is, if there is one and takes these options. Raises ValueError."""
+    name = spec.partition(":")[0]
+    if name not in probe_names():
+        raise ValueError(unknown("probe", name, probe_names()))
+    try:
+        make_probe(name, **parse_probe(spec)[1]).close()
+    except ProbeError as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # whatever a probe's own code says of a value that it cannot take
+        raise ValueError(f"probe {spec}: {type(error).__name__}: {error}") from None
+    return name
 
 
 def engine_spec(

@@ -43,7 +43,7 @@ from nodes.engine.paced import PacedEngine
 from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
 from nodes.policies.stop import make_stop
-from nodes.probes import EnergySource, ProbeError, probe_names
+from nodes.probes import EnergySource, ProbeError, parse_probe, probe_names
 from nodes.probes.sampler_process import SamplerProcess
 from nodes.records import RecordWriter
 from nodes.runspec import NodeSpec, ProbeSpec, RunSpec, read_runspec
@@ -255,8 +255,8 @@ def _sample(
     for rank in engine.describe().get("ranks", [])[1:]:  # those on this machine that hold a share of the target
         if rank["host"] == platform.node():
             pids[f"{sampler.node}_rank{rank['rank']}"] = rank["pid"]
-    probes: dict[str, dict[str, Any]] = {name: {} for name in spec.probes.probes or probe_names()}
-    required = set(spec.probes.probes)
+    probes: dict[str, dict[str, Any]] = dict(map(parse_probe, spec.probes.probes or probe_names()))
+    required = set(probes if spec.probes.probes else ())
     if spec.probes.radio:
         probes.setdefault("radio_model", {})
         required.add("radio_model")
@@ -274,6 +274,9 @@ def _sample(
             "added_w": {name: _added_w(one, spec.probes) for name, one in engines.items()},
         }
     for name, options in probes.items():
+        if twice := options.keys() & given.get(name, {}).keys():
+            what = "is the run's own to say (watts and a radio: under energy)"
+            raise ProbeError(f"probe {name}: {', '.join(sorted(twice))} {what}: leave it out")
         options |= given.get(name, {})
     interval_ms = spec.probes.interval_ms
     return sampler.start(out, probes, interval_ms, required=required, paced=bool(busy), shared=shared, busy=busy)

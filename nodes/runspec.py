@@ -33,7 +33,7 @@ class Timing(Struct, frozen=True, forbid_unknown_fields=True):
 class ProbeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """Which probes a node runs. `idle_w` and `full_w` are declared watts; without them nothing is estimated."""
 
-    probes: list[str] = []  # none named: all that this machine has
+    probes: list[str] = []  # `name:option=value`, as `parse_probe` reads it; none named: all that this machine has
     interval_ms: float = 50.0
     idle_w: float | None = None
     full_w: float | None = None

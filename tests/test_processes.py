@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
@@ -87,6 +88,30 @@ def test_run_answers_with_a_summary_and_leaves_its_files(tmp_path):
         assert parts == pytest.approx((record.end_ns - record.start_ns) / 1e6, abs=1e-6)
         assert record.roundtrip_ms == pytest.approx(record.network_ms + record.edge_ms, abs=1e-6)
     assert not node_processes(tmp_path)
+
+
+class Plug(http.server.BaseHTTPRequestHandler):
+    """A Shelly whose switch 3 draws 42.5 W."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/rpc/Switch.GetStatus?id=3" else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"apower": 42.5, "aenergy": {"total": 1234.5}}).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_nodes_probes_take_their_options(tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Plug) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        node = {"probes": [f"plug:url=http://127.0.0.1:{server.server_port},switch=3", "psutil_trace"]}
+        folder, _ = run_in(tmp_path, configure(tmp_path, systems=["dssd"], device=node, edge=node))
+        server.shutdown()
+    for name in ("device", "edge"):
+        assert folder.trace_header(name)["probes"][:2] == ["plug", "psutil_trace"]
+        samples = [s for s in read_samples(folder.path / f"power.{name}.jsonl") if s.probe == "plug"]
+        assert {s.value for s in samples if s.unit == "w"} == {42.5}
 
 
 def test_an_edge_killed_in_mid_request_changes_no_token(tmp_path):
@@ -235,6 +260,7 @@ def test_a_declared_radio_pays_for_the_bytes_of_the_interface_that_is_named(edge
     ("words", "said"),
     [
         (["--set", "device.probes=[rpi]"], "probe rpi was asked for and is unsupported"),
+        (["--set", "device.probes=['psutil_estimate:idle_w=5']"], "probe psutil_estimate: idle_w is the run's own"),
         (["--set", RADIO], "no interface is named"),
         (["--interface", "nope0"], "no interface nope0"),
         (["--set", "energy.radio={technology: 5g}"], "energy.radio: 5g lacks unit_w"),

@@ -158,15 +158,16 @@ def _file_hash(path: Path) -> str:
 
 
 def _probes(wanted: list[str], facts: dict[str, Any]) -> list[dict[str, Any]]:
-    from nodes.probes import find_probes
+    from nodes.probes import find_probes, parse_probe
 
-    findings = {finding.probe: finding for finding in find_probes()}
+    options = dict(map(parse_probe, wanted))
+    findings = {finding.probe: finding for finding in find_probes(options)}
     facts["probes"] = {name: finding.status for name, finding in findings.items()}
     usable = [name for name, finding in findings.items() if finding.usable]
     told = _record("probes", True if usable else None, ", ".join(usable) or "none works", "no power will be recorded")
     refused = [
         _record(f"probe {name}", False, f"{findings[name].status}: {findings[name].detail}", findings[name].remedy)
-        for name in wanted
+        for name in options
         if not findings[name].usable and name not in ("psutil_estimate", "radio_model", "paced_model")
     ]  # those three are models, with numbers from the configuration
     return [told, *refused]

@@ -18,13 +18,14 @@ from machines import PROJECT, Machines, machines, why_not
 
 from experiments.launch import Outcome, RunError, run_nodes
 from experiments.remote.ask import same_models
-from experiments.remote.check import NEEDED, NEEDED_BY_MODELS, model_hash
+from experiments.remote.check import NEEDED, NEEDED_BY_MODELS, _probes, model_hash
 from experiments.remote.link import who_shapes
 from experiments.remote.run import collect_again, run_on_hosts
 from experiments.remote.ssh import RemoteError
 from experiments.schema import ConfigError, load_config
 from experiments.store import RunFolder, create_run
 from netem.spec import LinkSpec
+from nodes.probes import Finding
 
 AHEAD_S = 5 * 3600
 CLONE_NEWNET = 0x40000000
@@ -334,6 +335,16 @@ def test_two_models_of_one_name_are_told_apart_wherever_they_lie(tmp_path):
     same_models({"models": {"hf:m": one}}, {"models": {"hf:m": same}})
     with pytest.raises(RemoteError, match=f"hf:m is {one} on the device's host and {other} on the edge's"):
         same_models({"models": {"hf:m": one}}, {"models": {"hf:m": other}})
+
+
+def test_a_host_tries_the_probes_with_the_options_they_will_have(monkeypatch):
+    def tried(options):
+        url = options["plug"]["url"]
+        return [Finding("plug", "unsupported", f"{url} does not answer", "look"), Finding("rapl", "measured")]
+
+    monkeypatch.setattr("nodes.probes.find_probes", tried)
+    _, refused = _probes(["plug:url=http://10.0.0.7", "rapl"], {})
+    assert refused["name"] == "probe plug" and "http://10.0.0.7 does not answer" in refused["detail"]
 
 
 def test_each_machine_shapes_what_it_sends_and_one_shapes_both_where_the_other_cannot():

@@ -11,6 +11,7 @@ import yaml
 from experiments.schema import Config, ConfigError, config_id, json_schema, load_config
 from nodes.composition import load_system
 from nodes.policies.stop import make_stop
+from nodes.probes import parse_probe
 from nodes.runspec import RunSpec
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
@@ -95,6 +96,10 @@ def test_the_law_configuration_asks_four_thousand_different_questions():
         (["pace=x", "edge.pace=y"], ["pace and edge.pace", "keep one"]),
         (["engine.threads=2", "device.threads=3"], ["device.threads and engine.threads", "keep one"]),
         (["device.probes=[rapll]"], ["device.probes", "did you mean `rapl`"]),
+        (["edge.probes=['plug:adress=http://x']"], ["edge.probes", "no option 'adress'", "url, kind, switch"]),
+        (["edge.probes=['plug:http']"], ["edge.probes", "'http' is not option=value"]),
+        (["device.probes=['rapl', 'rapl:count_dram=true']"], ["device.probes", "rapl is there twice"]),
+        (["device.probes=['plug:url=5']"], ["device.probes", "probe plug:url=5"]),
         (["edge.batch=later"], ["edge.batch", "immediate"]),
         (["energy.edge.idle_w=4"], ["energy.edge", "together"]),
         (["energy.edge={idle_w: 9, full_w: 4}"], ["energy.edge", "exchange"]),
@@ -124,6 +129,19 @@ def test_a_models_folder_is_looked_for_beside_the_configuration(load, tmp_path, 
     monkeypatch.chdir("/")
     text = "systems: [dssd]\nmodels: {draft: 'hf:./a', target: toy}"
     assert f"no model at {tmp_path / 'a'}" in refused(load, text=text)
+
+
+@pytest.mark.parametrize("node", ["device", "edge"])
+def test_a_probe_is_told_to_a_run_as_to_the_command_line(load, node):
+    said = [
+        "plug:url=http://10.0.0.7:80,kind=tasmota",
+        'hwmon:total=["ina226.power1", "ina226.power2"]',
+        "psutil_trace",
+    ]
+    config = load(**{node: {"probes": said}})
+    assert config.resolved()[node]["probes"] == said, "as it was said, and as before where it was a name"
+    assert getattr(config.to_runspec(), node).probes.probes == said
+    assert parse_probe(said[0]) == ("plug", {"url": "http://10.0.0.7:80", "kind": "tasmota"})
 
 
 @pytest.mark.parametrize(
