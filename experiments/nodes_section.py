@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 from experiments.reading import Strict, unknown
 from nodes.engine import EngineError
 from nodes.engine.make import make_engine, parse
+from nodes.limits import LEAST_SHARE
 from nodes.policies.batch import make_batch
 from nodes.probes import ProbeError, make_probe, parse_probe, probe_names
 from nodes.probes.radio_model import declared_radio
@@ -77,7 +78,7 @@ class DeviceSpec(NodeSection):
 
     cpus: list[Annotated[int, Field(ge=0)]] = Field(default=[], description="the cores it may use; empty: all")
     cpu_share: float | None = Field(
-        default=None, gt=0.01, description="of one core's time: 0.25 is a quarter of a core (cgroup v2 quota)"
+        default=None, ge=LEAST_SHARE, description="of one core's time: 0.25 is a quarter of a core (cgroup v2 quota)"
     )
     cpu_max_mhz: float | None = Field(default=None, gt=0, description="the clock of its cores at most (cpufreq, root)")
 

@@ -18,6 +18,8 @@ from nodes.frequency import FrequencyCap, FrequencyError
 
 log = logging.getLogger("dssd.limits")
 PERIOD_US = 20_000  # of the quota; the kernel's 100 ms would freeze a device for longer than a round trip
+LEAST_QUOTA_US = 1_000  # that the kernel sets
+LEAST_SHARE = LEAST_QUOTA_US / PERIOD_US
 PREFIX = "dssd-"
 REMEDY = (
     "run it where cgroups hand out cpu (`systemd-run --user --scope -p CPUWeight=100 dssd run ...`), or as root after "

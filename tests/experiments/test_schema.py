@@ -100,6 +100,7 @@ def test_the_law_configuration_asks_four_thousand_different_questions():
         (["edge.probes=['plug:http']"], ["edge.probes", "'http' is not option=value"]),
         (["device.probes=['rapl', 'rapl:count_dram=true']"], ["device.probes", "rapl is there twice"]),
         (["device.probes=['plug:url=5']"], ["device.probes", "probe plug:url=5"]),
+        (["device.cpu_share=0.04"], ["device.cpu_share", "greater than or equal to 0.05"]),
         (["edge.batch=later"], ["edge.batch", "immediate"]),
         (["energy.edge.idle_w=4"], ["energy.edge", "together"]),
         (["energy.edge={idle_w: 9, full_w: 4}"], ["energy.edge", "exchange"]),

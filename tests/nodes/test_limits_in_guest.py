@@ -31,6 +31,16 @@ with limited(cpu_share=0.25) as held:
 found.update(after=share(0.3), left=[str(path) for path in Path("/sys/fs/cgroup").glob("dssd-*")])
 print(json.dumps(found))
 """
+LEAST = """
+from nodes.limits import LEAST_SHARE, LimitError, limited
+with limited(cpu_share=LEAST_SHARE) as held:
+    print(held["cpu_max"])
+try:
+    with limited(cpu_share=0.99 * LEAST_SHARE):
+        print("held to less")
+except LimitError as error:
+    print(error)
+"""
 KILLED = """
 import os, signal
 from nodes.limits import limited
@@ -59,6 +69,11 @@ def test_a_quarter_of_a_core_is_a_quarter_of_a_core(guest):
     assert int(found["stat"]["nr_throttled"]) >= 10 and "/dssd-" in found["group"]
     assert found["before"] > 0.5 and found["after"] > 0.5, "free before, and free again"
     assert found["left"] == []
+
+
+def test_the_least_share_is_the_kernels(guest):
+    held, refused = guest.python(LEAST).splitlines()[-2:]
+    assert held == "1000 20000" and "no CPU quota can be set" in refused
 
 
 def test_the_group_of_a_device_that_was_killed_goes_with_the_next_one(guest):
