@@ -43,8 +43,7 @@ def _events(folder: RunFolder) -> Iterator[Event]:
     one_clock = shared_clock(folder)
     spans = list(spans_of(folder.rounds().records, one_clock))
     requests = folder.requests().records
-    zero_ns = min((span.t0_ns for span in spans), default=0)
-    zero_ns = min([zero_ns, *(request.start_ns for request in requests)])
+    zero_ns = min([*(span.t0_ns for span in spans), *(request.start_ns for request in requests)], default=0)
 
     def us(t_ns: int) -> float:
         return (t_ns - zero_ns) / 1e3

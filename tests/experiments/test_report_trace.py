@@ -78,6 +78,15 @@ def test_an_edge_does_one_thing_at_a_time_for_a_request(folder):
         assert all(request.start_ns <= t0 <= t1 <= request.end_ns for t0, t1 in spans)
 
 
+@pytest.mark.parametrize("lost", [(), ("rounds.jsonl",), ("requests.jsonl",)])
+def test_time_begins_with_the_first_of_what_happened(tmp_path, lost):
+    folder = toy_run(tmp_path, ["dssd"], requests=1)
+    for name in lost:
+        (tmp_path / name).write_bytes(b"")
+    events = json.loads(write_trace(folder).read_text())["traceEvents"]
+    assert min(event["ts"] for event in events if event["ph"] == "X") == 0
+
+
 def test_without_a_shared_clock_the_edge_sits_in_the_middle(tmp_path):
     folder = toy_run(tmp_path, ["dssd"], boots=("one boot", "another"))
     for record in folder.rounds().records:
