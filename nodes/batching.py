@@ -109,7 +109,12 @@ class Batcher:
         """Run an edge half until it needs a forward, needs the device, or is done."""
         try:
             while True:
-                effect = task.serving.send(answer)
+                try:
+                    effect = task.serving.send(answer)
+                except StopIteration as stop:
+                    self._settle(task, stop.value)
+                    task.deliver(task, stop.value, True)
+                    return
                 if isinstance(effect, Score):
                     self._pending.append((task, effect, time.monotonic_ns()))
                     return
@@ -126,9 +131,8 @@ class Batcher:
                         return
                     # A stream: the next reply follows these tokens, and counts no draft of the device's.
                     task.settled, task.proposed, answer = task.tokens, [], None
-        except StopIteration as stop:
-            self._settle(task, stop.value)
-            task.deliver(task, stop.value, True)
+        except EngineLost:
+            raise
         except Exception as error:  # a method's bug or a hostile Up must not stop the edge
             task.fail(task, error)
 

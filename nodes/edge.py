@@ -18,7 +18,7 @@ from typing import Any
 from nodes.batching import Batcher, Task
 from nodes.composition import System
 from nodes.drafting import Drafter
-from nodes.engine import Engine, SessionRefused
+from nodes.engine import Engine, EngineLost, SessionRefused
 from nodes.engine.weights import model_id
 from nodes.finish import Finish
 from nodes.methods import Draft, Method, MethodError
@@ -106,7 +106,7 @@ class EdgeNode:
                 self.batcher.fire()
 
     def handle(self, arrival: Arrival) -> None:
-        """One message. Never raises for what a peer sent."""
+        """One message. Never raises for what a peer sent; EngineLost, after which there is nothing to serve with."""
         header = Header(Kind.ERROR)
         try:
             header = unpack_header(arrival.frames, Header)
@@ -124,6 +124,11 @@ class EdgeNode:
             self._refuse(arrival.peer, header, error.code, str(error), error.remedy)
         except (WireError, MethodError, ValueError) as error:
             self._refuse(arrival.peer, header, "protocol", str(error))
+        except EngineLost:
+            raise
+        except Exception as error:  # nobody thought of this message
+            log.exception("a message of kind %s failed", header.kind.name)
+            self._refuse(arrival.peer, header, "protocol", str(error) or type(error).__name__, "see the edge's log")
 
     # Messages ---------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import pytest
 from harness import Setup
 
 from nodes.edge import EdgeNode, compare
+from nodes.methods import Score
 from transport.link import Arrival
-from transport.messages import Error, Header, Hello, Kind, Open, Proposal, ReplyHeader
+from transport.messages import Error, Header, Hello, Kind, Open, Proposal, ReplyHeader, Verdict
 from transport.wire import MAGIC, PROTOCOL, pack, unpack_body, unpack_header
 
 
@@ -191,3 +192,35 @@ def test_garbage_never_stops_the_edge(peer):
     assert len(peer.node.sessions) <= peer.node.spec.edge.max_sessions
     assert peer.node.counters["error_protocol"] > 100
     assert served(Peer(peer.node, peer.link, b"honest"), session=77)
+
+
+def test_a_contract_nested_however_deep_is_answered(peer):
+    """What the decoder still reads may be too deep to be shown."""
+    magic, header, body = pack(Header(Kind.HELLO), Hello(PROTOCOL, "token_match", {"a": None}))
+    shallow = body.removesuffix(b"\xc0")
+    for depth in range(1200):
+        [error] = errors(peer.say(magic, header, shallow + b"\x91" * depth + b"\xc0"))
+        assert error.code in ("refused", "protocol")
+    assert served(peer)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [lambda: None, lambda: Verdict(0, None), lambda: Verdict(0, [object()]), lambda: 1 / 0],
+    ids=["nothing", "no tail", "no token", "error"],
+)
+def test_a_method_that_ends_badly_ends_its_session_alone(peer, ends, monkeypatch):
+    def serve(up, base, coins):
+        yield Score(up.tokens)
+        return ends()
+
+    peer.hello()
+    assert served(peer, session=1)
+    peer.open(session=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(peer.node._served["token_match"].method, "serve", serve)
+        [error] = errors(peer.round(session=2))
+    assert error.code in ("protocol", "engine")
+    assert [session for _, session in peer.node.sessions] == [1]
+    held = len(peer.node.sessions[b"device", 1].tokens)
+    assert kinds(peer.round(2, [3], base=held, carry=[])) == [Kind.REPLY]
