@@ -173,7 +173,8 @@ class Channel:
                 continue
             try:
                 header = unpack_header(arrival.frames, ReplyHeader)
-                if header.session != self._session or header.round != self._round:
+                about_open = header.kind == Kind.ERROR and header.round == 0
+                if header.session != self._session or not (header.round == self._round or about_open):
                     self.counters["stale_replies"] += 1
                 elif header.kind == Kind.ERROR:
                     raise _as_error(unpack_body(arrival.frames, Error))

@@ -22,6 +22,8 @@ from transport.messages import Open, Proposal, payload_bytes
 Watch = Callable[[RoundRecord, list[int]], bool]
 """Is told each round and the tokens it settled, as it ends; False: the request ends here."""
 
+RESUMES = 10  # in a row with nothing settled between them: an edge that keeps losing a session will not keep it
+
 
 @dataclass
 class Ahead:
@@ -100,6 +102,7 @@ class Conversation:
 
     def settle(self, draft: Draft, patience_s: float | None = None) -> bool:
         """Wait for the verdict and make it so. False: the edge stayed silent for `patience_s`, nothing is settled."""
+        lost, settled = 0, len(self.tokens)
         while True:
             try:
                 if self.method.streams:
@@ -109,7 +112,14 @@ class Conversation:
                 return True
             except EdgeSilent:
                 return False
-            except SessionLost:
+            except SessionLost as error:
+                lost = lost + 1 if len(self.tokens) == settled else 1
+                settled = len(self.tokens)
+                if lost > RESUMES:
+                    raise EdgeError(
+                        f"the edge lost this session {lost} times in a row, at last with: {error}. Remedy: see the "
+                        "edge's log; edge.max_sessions has to cover all devices"
+                    ) from error
                 self._resume(draft)
 
     def ask_again(self, draft: Draft, ahead: Ahead | None) -> Draft:

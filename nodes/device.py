@@ -107,9 +107,10 @@ class DeviceNode:
             on_request(self.serve(job), done, len(todo))
 
     def agree(self) -> None:
-        """Every handshake first: a refusal should cost no measurement."""
+        """Every handshake first, and every prompt measured against the models: a refusal should cost no measurement."""
         for system in self.spec.systems:
             self._route(system)
+        self._require_room()
 
     def edge(self) -> tuple[dict[str, Any], ClockSample | None]:
         """What the edge said of itself in the latest handshake, and what that showed of the clocks."""
@@ -204,6 +205,20 @@ class DeviceNode:
         self._channels[system.name] = channel
         channel.agree()
         return channel
+
+    def _require_room(self) -> None:
+        """Raises EngineError where the longest prompt and its output are more than a model takes that will see them."""
+        encode, new = self.engine.tokenizer.encode, self.spec.max_new_tokens
+        n, longest = max(((len(encode(prompt.text)), prompt.id) for prompt in self.spec.prompts), default=(0, ""))
+        takes = [("edge", channel.edge.get("max_tokens", n + new)) for channel in self._channels.values()]
+        if any(route.decides or way.drafter.method.drafts for route, way, _ in self._routes.values()):
+            takes.append(("device", self.engine.max_tokens))
+        for node, max_tokens in takes:
+            if n + new > max_tokens:
+                raise EngineError(
+                    f"prompt {longest!r} has {n} tokens and {new} new ones may follow, but the {node}'s model takes "
+                    f"{max_tokens} in all: shorten the prompt or workload.max_new_tokens"
+                )
 
     def _interface_bytes(self) -> tuple[int, int] | None:
         if self.interface is None:

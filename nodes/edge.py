@@ -85,7 +85,7 @@ class EdgeNode:
         about: Mapping[str, Any] | None = None,
     ) -> None:
         itself = {"engine": engine.name, "model": model_id(engine), "labels": sorted(engine.labels)}
-        self.about = {**itself, **(about or {})}
+        self.about = {**itself, "max_tokens": engine.max_tokens, **(about or {})}
         self.spec, self.engine, self.link, self.draft_engine = spec, engine, link, draft_engine
         self.batcher = Batcher(engine, make_batch(spec.edge.batch))
         self.counters: Counter[str] = Counter()
