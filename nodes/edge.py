@@ -32,7 +32,7 @@ from transport.messages import Error, Header, Hello, Kind, Open, ReplyHeader, Ve
 from transport.wire import PROTOCOL, WireError, pack, unpack_body, unpack_header
 
 log = logging.getLogger("dssd.edge")
-REPLIES_KEPT = 4096  # of the round being served, so that a retry can be answered; a stream has one a token
+MAX_LEGS = 64  # of a round: the reply to each is kept until the next round, as a stream's are, one a token at most
 
 
 class ProtocolError(ValueError):
@@ -69,7 +69,7 @@ class EdgeSession:
     leg: int = 0
     epoch: int = 0
     task: Task | None = None
-    replies: list[list[bytes]] = field(default_factory=list)  # of the current round
+    replies: list[list[bytes]] = field(default_factory=list)  # of the current round, so that a retry can be answered
 
 
 class EdgeNode:
@@ -205,6 +205,10 @@ class EdgeNode:
         if header.round == at.round:
             if at.task is None or not at.task.waiting or header.leg != at.leg + 1:
                 raise ProtocolError("protocol", f"leg {header.leg} of round {header.round} was not asked for")
+            if header.leg > MAX_LEGS:
+                raise ProtocolError(
+                    "protocol", f"leg {header.leg} of round {header.round}: there are {MAX_LEGS} at most"
+                )
             at.leg = header.leg
             self.batcher.follow_up(at.task, up, arrival.arrived_ns)
             return
@@ -256,8 +260,7 @@ class EdgeNode:
             draft_us=task.draft_ns // 1000,
         )
         frames = pack(header, down)
-        if len(at.replies) < REPLIES_KEPT:
-            at.replies.append(frames)
+        at.replies.append(frames)
         task.queue_ns = task.compute_ns = task.draft_ns = 0
         self._send(at.peer, frames)
         return finished is None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import msgspec
+import numpy as np
 import pytest
 from harness import Setup
 
-from nodes.edge import EdgeNode, compare
-from nodes.methods import Score
+from nodes.edge import MAX_LEGS, EdgeNode, compare
+from nodes.methods import Score, method_class
+from nodes.session import Session
 from transport.link import Arrival
 from transport.messages import Error, Header, Hello, Kind, Open, Proposal, ReplyHeader, Verdict
 from transport.wire import MAGIC, PROTOCOL, pack, unpack_body, unpack_header
@@ -51,12 +54,14 @@ class Peer:
         contract = {**spec.agreement(spec.system(system) or spec.systems[0], self.node.engine), **changes}
         return self.say(*pack(Header(Kind.HELLO), Hello(PROTOCOL, system, contract)))
 
+    def send(self, up, number=1, session=1, **header):
+        return self.say(*pack(Header(Kind.ROUND, session=session, round=number, **header), up))
+
     def open(self, session=1, prompt_tokens=2, max_new_tokens=8):
         return self.say(*pack(Header(Kind.OPEN, session=session), Open(1, 7, max_new_tokens, prompt_tokens)))
 
     def round(self, number=1, tokens=(3,), session=1, **header):
-        fields = {"base": 0, "carry": [1, 2], **header}
-        return self.say(*pack(Header(Kind.ROUND, session=session, round=number, **fields), Proposal(list(tokens))))
+        return self.send(Proposal(list(tokens)), number, session, **{"base": 0, "carry": [1, 2], **header})
 
 
 def errors(replies):
@@ -71,10 +76,14 @@ def kinds(replies):
     return [unpack_header(frames, ReplyHeader).kind for frames in replies]
 
 
+def peer_of(system):
+    setup, link = Setup([system]), Wire()
+    return Peer(EdgeNode(setup.spec(), setup.engine("target"), link), link)
+
+
 @pytest.fixture
 def peer():
-    setup, link = Setup(["token_match"]), Wire()
-    return Peer(EdgeNode(setup.spec(), setup.engine("target"), link), link)
+    return peer_of("token_match")
 
 
 def served(peer, session=1, number=1):
@@ -198,7 +207,8 @@ def test_a_contract_nested_however_deep_is_answered(peer):
     """What the decoder still reads may be too deep to be shown."""
     magic, header, body = pack(Header(Kind.HELLO), Hello(PROTOCOL, "token_match", {"a": None}))
     shallow = body.removesuffix(b"\xc0")
-    for depth in range(1200):
+    deepest = sys.getrecursionlimit()
+    for depth in (*range(0, deepest, 50), *range(deepest - 200, deepest + 50)):
         [error] = errors(peer.say(magic, header, shallow + b"\x91" * depth + b"\xc0"))
         assert error.code in ("refused", "protocol")
     assert served(peer)
@@ -224,3 +234,28 @@ def test_a_method_that_ends_badly_ends_its_session_alone(peer, ends, monkeypatch
     assert [session for _, session in peer.node.sessions] == [1]
     held = len(peer.node.sessions[b"device", 1].tokens)
     assert kinds(peer.round(2, [3], base=held, carry=[])) == [Kind.REPLY]
+
+
+def test_every_reply_of_a_stream_has_its_number_and_is_there_for_a_retry():
+    peer, n = peer_of("edge_ar"), 4200
+    peer.hello("edge_ar")
+    peer.open(max_new_tokens=n)
+    up = method_class("edge_ar").Up(tokens=[], limit=n)
+    replies = peer.send(up, carry=[1, 2])
+    headers = [unpack_header(frames, ReplyHeader) for frames in replies]
+    assert [header.seq for header in headers] == list(range(n))
+    assert [header.final for header in headers] == [False] * (n - 1) + [True]
+    for have in (0, 1, n // 2, n - 1, n):
+        assert peer.send(up, carry=[1, 2], have=have) == replies[have:]
+
+
+def test_legs_without_end_are_refused():
+    peer = peer_of("dssd_sampled")
+    peer.hello("dssd_sampled")
+    peer.open()
+    row = peer.node.engine.forward([Session(peer.node.spec.sampling, [1, 2])], [1])[0].row(0)
+    kind, none = method_class("dssd_sampled").Up, np.empty(0, dtype=np.float32)
+    peer.send(kind(tokens=[int(row.argmin())], probs=np.ones(1, dtype=np.float32)), carry=[1, 2])  # a hopeless draft
+    asked = [peer.send(kind(tokens=[], probs=none, more=1), leg=leg) for leg in range(1, 3 * MAX_LEGS)]
+    answered = [replies for replies in asked if kinds(replies) == [Kind.REPLY]]
+    assert len(answered) == MAX_LEGS and len(peer.node.sessions[b"device", 1].replies) == 1 + MAX_LEGS
