@@ -200,7 +200,7 @@ class EdgeNode:
                 self._send(at.peer, frames)
             return
         up = unpack_body(arrival.frames, at.served.method.Up)
-        self._check_tokens(at, [*header.carry, *up.tokens])
+        self._check_tokens(header.base, [*header.carry, *up.tokens])
         at.served.method.check(up)
         if header.round == at.round:
             if at.task is None or not at.task.waiting or header.leg != at.leg + 1:
@@ -294,11 +294,12 @@ class EdgeNode:
             drafter = Drafter(self.draft_engine, method, make_stop(system.stop))
         return Served(number, system, method, self.spec.agreement(system, self.engine), drafter)
 
-    def _check_tokens(self, at: EdgeSession, tokens: list[int]) -> None:
+    def _check_tokens(self, base: int, tokens: list[int]) -> None:
+        """`base`: tokens before these; what the edge holds beyond, a round that was given up, makes way."""
         if tokens and max(tokens) >= self.engine.vocab_size:
             raise ProtocolError("protocol", f"token {max(tokens)} is outside a vocabulary of {self.engine.vocab_size}")
-        if len(at.tokens) + len(tokens) > self.engine.max_tokens:
-            raise ProtocolError("protocol", f"{len(at.tokens) + len(tokens)} tokens exceed {self.engine.max_tokens}")
+        if base + len(tokens) > self.engine.max_tokens:
+            raise ProtocolError("protocol", f"{base + len(tokens)} tokens exceed {self.engine.max_tokens}")
 
     def _end_round(self, at: EdgeSession) -> None:
         if at.task is not None:

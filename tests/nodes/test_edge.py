@@ -156,6 +156,21 @@ def test_a_retry_is_answered_again_with_the_same_bytes_but_the_work_is_done_once
     assert peer.round(1, [3, 4], attempt=2, have=1) == []
 
 
+@pytest.mark.parametrize("room", range(18, 24))
+def test_a_round_asked_anew_fits_where_the_first_did(peer, room):
+    """What was given up takes no room: neither the prompt of a first round, nor what a later one carried."""
+    peer.node.engine.max_tokens = room
+    peer.hello()
+    peer.open(prompt_tokens=10)
+    first = {"carry": [1] * 10, "base": 0}
+    for number in (1, 2, 3):
+        assert kinds(peer.round(number, [3] * 4, **first)) == [Kind.REPLY]
+    held = len(peer.node.sessions[b"device", 1].tokens)
+    later = {"carry": [1] * 5, "base": held}
+    answers = [kinds(peer.round(number, [3] * 4, **later)) for number in (4, 5)]
+    assert answers == [[Kind.REPLY if held + 5 + 4 <= room else Kind.ERROR]] * 2
+
+
 def test_a_forged_session_reaches_nobody_elses(peer):
     peer.hello()
     served(peer)
