@@ -76,6 +76,7 @@ class Channel:
         self._round = 0
         self._sent: tuple[Header, Proposal] | None = None
         self._have = 0
+        self._retries = self._retried_bytes = 0  # that nobody has booked yet
 
     # Handshake --------------------------------------------------------------------------------------------------------
 
@@ -148,9 +149,11 @@ class Channel:
             up,
         )
 
-    @property
-    def attempt(self) -> int:
-        return self._sent[0].attempt if self._sent else 0
+    def retried(self) -> tuple[int, int]:
+        """How often `wait` sent the round again since this was last asked, and the bytes of those frames."""
+        booked = self._retries, self._retried_bytes
+        self._retries = self._retried_bytes = 0
+        return booked
 
     def pending(self) -> bool:
         """Has something come in?"""
@@ -204,7 +207,8 @@ class Channel:
         self.counters["retries"] += 1
         header.attempt += 1
         header.have = self._have
-        self._transmit(header, up)
+        self._retries += 1
+        self._retried_bytes += self._transmit(header, up)[1]
 
     def _give_up_after(self, silent_since: float) -> None:
         if time.monotonic() - silent_since > self.give_up_after_s:

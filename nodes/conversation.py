@@ -63,6 +63,7 @@ class Conversation:
         self._now: RoundRecord | None = None
         self._clock_ns = start_ns  # where the last round ended
         self._decided_ns = drafter.deciding_ns  # as it stood there
+        self._asked_ns = start_ns  # since when the answer is waited for; what is sent again does not move it
         self._opened = False
 
     @property
@@ -97,6 +98,7 @@ class Conversation:
             self._end(record)
             return False
         self._transmit(up, record)
+        self._asked_ns = record.sent_ns
         record.encode_ms = (record.sent_ns - drafted_ns) / 1e6
         return True
 
@@ -133,7 +135,7 @@ class Conversation:
         assert up is not None, "it was sent once"
         record = self._current
         self._transmit(up, record)
-        record.attempt += 1
+        self._book_again(record, 1)
         record.n_drafted = len(draft.tokens)
         return draft
 
@@ -142,8 +144,7 @@ class Conversation:
         are counted. What the edge knows by now is not known here, so the next round opens a session of its own with the
         whole prefix."""
         record = self._current
-        record.attempt = max(record.attempt, self._channel.attempt)
-        waited_ms = (time.monotonic_ns() - record.sent_ns) / 1e6 - record.roundtrip_ms
+        waited_ms = (time.monotonic_ns() - self._asked_ns) / 1e6
         record.roundtrip_ms += waited_ms
         record.network_ms += waited_ms
         self._channel.close_session()
@@ -198,13 +199,14 @@ class Conversation:
             self._opened = True
         carried = len(self.tokens) - self._channel.edge_holds
         sent_ns, frames_bytes = self._channel.send(up, self.tokens, self.coins.epoch)
-        record.sent_ns = record.sent_ns or sent_ns  # of the first try: what a repeat costs is network time
+        record.sent_ns = record.sent_ns or sent_ns  # of the first try
         record.up_wire_bytes += frames_bytes
         record.up_ideal_bytes += payload_bytes(up) + 4 * carried
 
     def _resume(self, draft: Draft) -> None:
         """The edge lost the session: agree again, open it anew with the whole prefix, repeat the round."""
         self.resumed += 1
+        self._book_again(self._current, 1)
         self._opened = False
         self._channel.agree()
         up = self.method.propose(draft, self.remaining)
@@ -213,7 +215,8 @@ class Conversation:
 
     def _settle_round(self, draft: Draft, patience_s: float | None) -> None:
         record = self._current
-        answer = self._hear(record, record.sent_ns, patience_s=patience_s)
+        record.legs = 1
+        answer = self._hear(record, patience_s=patience_s)
         if not record.attempt:  # what was sent again tells of a loss
             self._channel.meter.add(record.up_wire_bytes + record.down_wire_bytes, record.network_ms)
         verdict = answer.verdict
@@ -226,11 +229,11 @@ class Conversation:
             try:
                 follow_up = next(legs)
                 while True:
-                    sent_ns, frames_bytes = self._channel.follow_up(follow_up)
+                    self._asked_ns, frames_bytes = self._channel.follow_up(follow_up)
                     record.up_wire_bytes += frames_bytes
                     record.up_ideal_bytes += payload_bytes(follow_up)
                     record.legs += 1
-                    answer = self._hear(record, sent_ns, patience_s=patience_s)
+                    answer = self._hear(record, patience_s=patience_s)
                     verdict = answer.verdict
                     follow_up = legs.send(verdict)
             except StopIteration as stop:
@@ -245,10 +248,10 @@ class Conversation:
 
     def _settle_stream(self) -> None:
         record = self._current
-        since_ns, edge_before_ms = max(record.sent_ns, record.start_ns), 0.0
+        edge_before_ms = 0.0
         while True:
-            answer = self._hear(record, since_ns, edge_before_ms)
-            since_ns, edge_before_ms = answer.received_ns, answer.header.residence_us / 1e3
+            answer = self._hear(record, edge_before_ms)
+            edge_before_ms = answer.header.residence_us / 1e3
             verdict = answer.verdict
             record.n_accepted = verdict.n_accepted
             record.n_drafted = getattr(verdict, "drafted", 0)
@@ -261,17 +264,19 @@ class Conversation:
                 return
             if answer.header.final:
                 raise EdgeError(f"the edge ended the stream with {self.remaining} tokens still to make")
-            record = self._begin(self._clock_ns)
+            attempt, record = record.attempt, self._begin(self._clock_ns)
+            record.attempt = attempt  # on the wire it is one round
 
-    def _hear(
-        self, record: RoundRecord, since_ns: int, edge_before_ms: float = 0.0, patience_s: float | None = None
-    ) -> Answer:
+    def _hear(self, record: RoundRecord, edge_before_ms: float = 0.0, patience_s: float | None = None) -> Answer:
         """Wait for a reply and book where its time went: `edge_before_ms` of residence was booked already."""
-        answer = self._channel.wait(self.method.Down, patience_s)
+        try:
+            answer = self._channel.wait(self.method.Down, patience_s)
+        finally:
+            self._book_again(record, *self._channel.retried())
         header = answer.header
         edge_ms = header.residence_us / 1e3 - edge_before_ms
-        roundtrip_ms = (answer.received_ns - since_ns) / 1e6
-        record.attempt = max(record.attempt, self._channel.attempt)
+        roundtrip_ms = (answer.received_ns - self._asked_ns) / 1e6
+        self._asked_ns = answer.received_ns
         record.received_ns = answer.received_ns
         record.edge_arrived_ns = header.arrived_ns
         record.roundtrip_ms += roundtrip_ms
@@ -284,6 +289,12 @@ class Conversation:
         record.down_wire_bytes += answer.wire_bytes
         record.down_ideal_bytes += payload_bytes(answer.verdict)
         return answer
+
+    def _book_again(self, record: RoundRecord, times: int, frames_bytes: int = 0) -> None:
+        """The round was sent again; `frames_bytes` that are not booked elsewhere."""
+        self.retries += times
+        record.attempt += times
+        record.up_wire_bytes += frames_bytes
 
     def _commit(self, tokens: list[int]) -> int:
         before = len(self.tokens)
@@ -310,7 +321,6 @@ class Conversation:
         record.end_ns = self._clock_ns = time.monotonic_ns()
         total_ms = (record.end_ns - record.start_ns) / 1e6
         record.resolve_ms = total_ms - record.draft_ms - record.encode_ms - record.roundtrip_ms
-        self.retries += record.attempt
         record.policy_ms += (self.drafter.deciding_ns - self._decided_ns) / 1e6
         self._decided_ns = self.drafter.deciding_ns
         if self.method.drafts:

@@ -22,7 +22,7 @@ class RoundRecord(Struct):
     repeat: int
     warmup: bool
     round: int
-    attempt: int  # > 0: re-sent after a lost connection or a restarted edge
+    attempt: int  # times it was sent again: after a silence, a lost connection or to a restarted edge
     epoch: int
     start_ns: int  # drafting begins
     sent_ns: int = 0  # handed to the socket's thread; 0: nothing was sent
@@ -50,7 +50,7 @@ class RoundRecord(Struct):
     n_discarded: int = 0  # look-ahead tokens thrown away
     up_ideal_bytes: int = 0  # the paper's formula: payload only, 4-byte ids
     down_ideal_bytes: int = 0
-    up_wire_bytes: int = 0  # our frames
+    up_wire_bytes: int = 0  # our frames, those sent again included
     down_wire_bytes: int = 0
 
 
@@ -91,7 +91,7 @@ class RequestRecord(Struct):
     e2e_ms: float
     token_ms: list[float]  # when each output token was settled, after start
     rounds: int
-    retries: int
+    retries: int  # times a round was sent again
     resumed: int  # times the session was re-opened on an edge that did not have it
     labels: list[str]  # "paced", "toy"
     link_up_bytes: int | None = None  # the interface's own counters, everything included; None on loopback
