@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from nodes.policies.upload import Upload
 from nodes.records import RoundRecord
 from nodes.sampling import Coins
 from nodes.session import Session
+from transport.link import LinkError
 from transport.messages import Open, Proposal, payload_bytes
 
 Watch = Callable[[RoundRecord, list[int]], bool]
@@ -189,7 +191,8 @@ class Conversation:
     def close(self) -> None:
         self._emit()
         if self._opened:
-            self._channel.close_session()
+            with suppress(LinkError):  # on a link that is lost there is nobody to tell
+                self._channel.close_session()
 
     # Rounds -----------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from harness import Setup, composed, device_on, play, read_back, steady, toy_edg
 from nodes.channel import Channel
 from nodes.methods import method_class
 from transport.inproc import Faults, InprocDeviceLink
+from transport.link import LinkError
 from transport.messages import Header, Kind
 from transport.wire import unpack_header, wire_bytes
 
@@ -94,3 +95,33 @@ def test_a_round_repeated_on_another_edge_is_no_steady_one(sends, system, unfit,
     assert len([r for r in result.rounds if r.attempt]) == 2
     assert seen == [len(result.rounds) - unfit]
     assert sum(r.up_wire_bytes for r in result.rounds) == sent[1][Kind.OPEN] + sent[1][Kind.ROUND]
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_request_that_loses_its_link_for_good_is_recorded(system, after, tmp_path, monkeypatch):
+    """With why it ended, and with what was settled until then."""
+    setup, settled = Setup([system], requests=3, max_new_tokens=200, forward_ms=5), []
+
+    def cut(record, tokens):
+        settled.extend(tokens)
+        if record.round == after:
+            lose(device)
+        return True
+
+    def lose(device):
+        for channel in device._channels.values():
+            channel.link.close()
+
+    with toy_edge(setup) as edge:
+        device = device_on(setup, edge, tmp_path)
+        device.watch = cut
+        device.agree()
+        if not after:
+            lose(device)
+        with pytest.raises(LinkError):
+            device.run()
+        device.writer.close()
+        (request,) = read_back(tmp_path, edge.node).requests
+    assert "is closed" in request.error and request.finish_reason == "error"
+    assert request.tokens == settled and bool(settled) == bool(after)
