@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-from msgspec import Struct
 
 from nodes.link_meter import LinkMeter
 from transport.clock import ClockSample
@@ -91,15 +91,16 @@ class Channel:
                 self._give_up_after(silent_since)
                 self.link.send(hello)
                 continue
-            header = unpack_header(arrival.frames, ReplyHeader)
-            if header.kind == Kind.WELCOME:
-                welcome = unpack_body(arrival.frames, Welcome)
-                self._contract, self.edge = welcome.number, welcome.node
-                self.handshake = ClockSample(sent_ns, header.arrived_ns, header.arrived_ns, arrival.arrived_ns)
-                self.meter.greeted((arrival.arrived_ns - sent_ns) / 1e6)
-                return
-            if header.kind == Kind.ERROR and header.session == 0:
-                raise _as_error(unpack_body(arrival.frames, Error))
+            with _readable():
+                header = unpack_header(arrival.frames, ReplyHeader)
+                if header.kind == Kind.WELCOME:
+                    welcome = unpack_body(arrival.frames, Welcome)
+                    self._contract, self.edge = welcome.number, welcome.node
+                    self.handshake = ClockSample(sent_ns, header.arrived_ns, header.arrived_ns, arrival.arrived_ns)
+                    self.meter.greeted((arrival.arrived_ns - sent_ns) / 1e6)
+                    return
+                if header.kind == Kind.ERROR and header.session == 0:
+                    raise _refusal(unpack_body(arrival.frames, Error))
             self.counters["stale_replies"] += 1
 
     # Sessions ---------------------------------------------------------------------------------------------------------
@@ -174,21 +175,20 @@ class Channel:
                 self._give_up_after(silent_since)
                 self._retry()
                 continue
-            try:
+            with _readable():
                 header = unpack_header(arrival.frames, ReplyHeader)
                 about_open = header.kind == Kind.ERROR and header.round == 0
                 if header.session != self._session or not (header.round == self._round or about_open):
                     self.counters["stale_replies"] += 1
                 elif header.kind == Kind.ERROR:
-                    raise _as_error(unpack_body(arrival.frames, Error))
+                    error = unpack_body(arrival.frames, Error)
+                    raise SessionLost(error.message) if error.code == "unknown_session" else _refusal(error)
                 elif header.kind != Kind.REPLY or header.seq != self._have:
                     self.counters["stale_replies"] += 1
                 else:
                     verdict = unpack_body(arrival.frames, kind)
                     self._have += 1
                     return Answer(header, verdict, arrival.arrived_ns, wire_bytes(arrival.frames))
-            except WireError as error:
-                raise EdgeError(f"the edge answered with a frame this node cannot read: {error}") from error
 
     def _next(self, timeout_s: float | None = None) -> Arrival | None:
         return self._early.popleft() if self._early else self.link.receive(timeout_s or self.retry_after_s)
@@ -215,9 +215,15 @@ class Channel:
             raise EdgeError(f"the edge has been silent for {self.give_up_after_s:.0f} s (system {self.system})")
 
 
-def _as_error(error: Struct) -> Exception:
-    assert isinstance(error, Error)
-    if error.code == "unknown_session":
-        return SessionLost(error.message)
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What came in may be of another version, or of no edge at all."""
+    try:
+        yield
+    except WireError as error:
+        raise EdgeError(f"the edge answered with a frame this node cannot read: {error}") from error
+
+
+def _refusal(error: Error) -> EdgeError:
     remedy = f" Remedy: {error.remedy}" if error.remedy else ""
     return EdgeError(f"edge: {error.message} [{error.code}].{remedy}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +14,15 @@ from typing import Any
 from nodes.channel import Answer, Channel, EdgeError, EdgeSilent, SessionLost
 from nodes.drafting import Drafter
 from nodes.finish import Finish
-from nodes.methods import Draft
+from nodes.methods import Draft, Resolving
 from nodes.policies.upload import Upload
 from nodes.records import RoundRecord
 from nodes.sampling import Coins
 from nodes.session import Session
 from transport.link import LinkError
 from transport.messages import Open, Proposal, payload_bytes
+
+log = logging.getLogger("dssd.device")
 
 Watch = Callable[[RoundRecord, list[int]], bool]
 """Is told each round and the tokens it settled, as it ends; False: the request ends here."""
@@ -219,35 +222,44 @@ class Conversation:
     def _settle_round(self, draft: Draft, patience_s: float | None) -> None:
         record = self._current
         record.legs = 1
-        answer = self._hear(record, patience_s=patience_s)
+        verdict = self._hear_verdict(draft, patience_s)
         if not record.attempt:  # what was sent again tells of a loss
             self._channel.meter.add(record.up_wire_bytes + record.down_wire_bytes, record.network_ms)
-        verdict = answer.verdict
+        legs = self._resolve(draft, verdict)
+        try:
+            follow_up = next(legs)
+            while True:
+                self._asked_ns, frames_bytes = self._channel.follow_up(follow_up)
+                record.up_wire_bytes += frames_bytes
+                record.up_ideal_bytes += payload_bytes(follow_up)
+                record.legs += 1
+                verdict = self._hear_verdict(draft, patience_s)
+                follow_up = legs.send(verdict)
+        except StopIteration as stop:
+            result = stop.value
         n = verdict.n_accepted
-        if n > len(draft.tokens):
-            raise EdgeError(f"the edge accepted {n} of {len(draft.tokens)} drafted tokens")
-        result: Any = self.method.resolve(draft, verdict, self.coins)
-        if inspect.isgenerator(result):
-            legs: Any = result
-            try:
-                follow_up = next(legs)
-                while True:
-                    self._asked_ns, frames_bytes = self._channel.follow_up(follow_up)
-                    record.up_wire_bytes += frames_bytes
-                    record.up_ideal_bytes += payload_bytes(follow_up)
-                    record.legs += 1
-                    answer = self._hear(record, patience_s=patience_s)
-                    verdict = answer.verdict
-                    follow_up = legs.send(verdict)
-            except StopIteration as stop:
-                result = stop.value
-            n = verdict.n_accepted
         self._channel.edge_holds = len(self.tokens) + n + len(verdict.tail)
         record.n_accepted = n
-        self._commit([*draft.tokens[:n], *result])
+        if not self._commit([*draft.tokens[:n], *result]):
+            raise EdgeError("the edge's verdict settles no token, nor would the next")
         if n < len(draft.tokens):
             self.coins = self.coins.at_epoch(self.coins.epoch + 1)
         self._end(record)
+
+    def _hear_verdict(self, draft: Draft, patience_s: float | None) -> Any:
+        verdict = self._hear(self._current, patience_s=patience_s).verdict
+        if verdict.n_accepted > len(draft.tokens):
+            raise EdgeError(f"the edge accepted {verdict.n_accepted} of {len(draft.tokens)} drafted tokens")
+        return verdict
+
+    def _resolve(self, draft: Draft, verdict: Any) -> Resolving:
+        """The method's device half, of however many legs. Raises EdgeError for a verdict it can make nothing of."""
+        try:
+            result: Any = self.method.resolve(draft, verdict, self.coins)
+            return (yield from result) if inspect.isgenerator(result) else result
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            log.exception("the verdict cannot be resolved")
+            raise EdgeError(f"the edge's verdict cannot be resolved: {type(error).__name__}: {error}") from error
 
     def _settle_stream(self) -> None:
         record = self._current

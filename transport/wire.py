@@ -18,6 +18,7 @@ MAGIC = b"DSD" + bytes([PROTOCOL])
 MAX_BUFFERS = 1024
 MAX_HEADER_BYTES = 8 * 1024 * 1024  # a long prompt rides in the header's carry
 INLINE_BYTES = 4096  # a shorter row rides in the body: a frame of its own costs 35 bytes under CURVE
+UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)  # what msgspec raises for bytes from outside
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def unpack_header(frames: Sequence[bytes], kind: type[T]) -> T:
         raise WireError(f"header of {len(frames[1])} bytes, at most {MAX_HEADER_BYTES}")
     try:
         return msgspec.msgpack.decode(frames[1], type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise WireError(f"bad header: {error}") from error
 
 
@@ -87,7 +88,7 @@ def unpack_body(frames: Sequence[bytes], kind: type[T]) -> T:
 
     try:
         body = msgspec.msgpack.decode(frames[2], type=kind, dec_hook=hook)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise WireError(f"bad {kind.__name__}: {error}") from error
     if used != len(buffers):
         raise WireError(f"{len(buffers)} buffer frames, {used} referred to")

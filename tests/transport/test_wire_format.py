@@ -106,6 +106,24 @@ def test_huge_declared_counts_cost_nothing():
                 unpack_body([MAGIC, b"", bomb], kind)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        Hello(1, "text", {}),
+        Hello(1, "s", {"text": 1}),
+        Welcome(1, {"a": "text"}),
+        Error("text", ""),
+        Open(0, 1, 2, 3, ["text"]),
+    ],
+    ids=repr,
+)
+def test_text_that_is_no_text_is_a_wire_error(body):
+    magic, header, packed = pack(Header(Kind.HELLO), body)
+    assert unpack_body([magic, header, packed], type(body)) == body
+    with pytest.raises(WireError, match=f"bad {type(body).__name__}"):
+        unpack_body([magic, header, packed.replace(b"text", b"te\xfft")], type(body))
+
+
 def test_garbage_raises_wire_error_only():
     chance = random.Random(11)
     header, up = example()
