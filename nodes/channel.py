@@ -7,6 +7,7 @@ the whole prefix in `carry`; coins belong to positions, so the tokens are those 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ class Answer:
 
 
 class Channel:
-    """`retry_after_s` of silence sends the round again; `give_up_after_s` of silence raises EdgeError."""
+    """`retry_after_s` of silence sends the round again, a gap in a stream does so at once; `give_up_after_s` of silence
+    raises EdgeError."""
 
     def __init__(
         self,
@@ -165,15 +167,14 @@ class Channel:
     def wait(self, kind: type[Verdict], patience_s: float | None = None) -> Answer:
         """The next reply of this round. Raises SessionLost, or EdgeError with what the edge said; EdgeSilent after
         `patience_s` without it."""
-        silent_since = time.monotonic()
+        silent_since, shown = time.monotonic(), math.inf
         step_s = self.retry_after_s if patience_s is None else min(self.retry_after_s, patience_s)
         while True:
             arrival = self._next(step_s)
             if arrival is None or arrival.reconnected:
                 if patience_s is not None and time.monotonic() - silent_since >= patience_s:
                     raise EdgeSilent
-                self._give_up_after(silent_since)
-                self._retry()
+                self._retry(silent_since)
                 continue
             with _readable():
                 header = unpack_header(arrival.frames, ReplyHeader)
@@ -183,8 +184,13 @@ class Channel:
                 elif header.kind == Kind.ERROR:
                     error = unpack_body(arrival.frames, Error)
                     raise SessionLost(error.message) if error.code == "unknown_session" else _refusal(error)
-                elif header.kind != Kind.REPLY or header.seq != self._have:
+                elif header.kind != Kind.REPLY or header.seq < self._have:
                     self.counters["stale_replies"] += 1
+                elif header.seq > self._have:  # those before it were lost: asked for once in each sending that shows it
+                    self.counters["stale_replies"] += 1
+                    if header.seq <= shown:
+                        self._retry(silent_since)
+                    shown = header.seq
                 else:
                     verdict = unpack_body(arrival.frames, kind)
                     self._have += 1
@@ -202,7 +208,8 @@ class Channel:
         assert self._sent is not None, "no round was begun"
         return self._sent
 
-    def _retry(self) -> None:
+    def _retry(self, silent_since: float) -> None:
+        self._give_up_after(silent_since)
         header, up = self._in_flight()
         self.counters["retries"] += 1
         header.attempt += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import deque
@@ -121,6 +122,26 @@ def answering(welcome, verdict=None):
     return answer
 
 
+def serving(setup):
+    """A real edge: what it sends back before it waits for the next message."""
+    sent = []
+
+    class Wire:
+        def send(self, peer, frames):
+            sent.append(frames)
+
+    node = EdgeNode(setup.spec(), setup.engine("target"), Wire(), setup.engine("draft"))
+
+    def answer(frames):
+        sent.clear()
+        node.handle(Arrival(b"device", frames, time.monotonic_ns()))
+        while node.batcher.due_ns() is not None:
+            node.batcher.fire()
+        return list(sent)
+
+    return answer
+
+
 WELCOME = pack(ReplyHeader(Kind.WELCOME), Welcome(1))
 ERROR = pack(ReplyHeader(Kind.ERROR), Error("refused", "xyz"))
 Down = method_class("dssd").Down
@@ -150,13 +171,6 @@ def test_a_damaged_reply_never_takes_the_device_by_surprise(method, tmp_path):
     """A real edge's replies with random bytes changed, cut off or added: an error that names it, or other tokens."""
     setup, chance = Setup([composed(method)], requests=1, max_new_tokens=6), random.Random(1)
 
-    class Wire:
-        def __init__(self):
-            self.sent = []
-
-        def send(self, peer, frames):
-            self.sent.append(frames)
-
     def damaged(frames):
         frames = [bytearray(frame) for frame in frames]
         if unpack_header(frames, ReplyHeader).kind == Kind.REPLY and chance.random() < 0.4:
@@ -167,15 +181,36 @@ def test_a_damaged_reply_never_takes_the_device_by_surprise(method, tmp_path):
 
     ends = []
     for run in range(25):
-        node = EdgeNode(setup.spec(), setup.engine("target"), Wire(), setup.engine("draft"))
-
-        def answer(frames, node=node):
-            node.handle(Arrival(b"device", frames, time.monotonic_ns()))
-            while node.batcher.due_ns() is not None:
-                node.batcher.fire()
-            sent, node.link.sent = node.link.sent, []
-            return map(damaged, sent)
-
-        ends.append(ended_by(setup, tmp_path / str(run), answer))
+        served = serving(setup)
+        ends.append(ended_by(setup, tmp_path / str(run), lambda frames, served=served: map(damaged, served(frames))))
     assert all(error is None or isinstance(error, EXPECTED) for error in ends), [*map(repr, ends)]
     assert None in ends and sum(error is not None for error in ends) > 3
+
+
+# Gaps in a stream -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", ["edge_ar", "colocated_sd"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lost_reply_of_a_stream_is_asked_for_as_soon_as_the_next_shows_it(system, seed, tmp_path, monkeypatch):
+    """Again when it is lost again, not for each that comes behind it. The last is not lost: only silence shows that."""
+    setup, chance = Setup([system], requests=2, max_new_tokens=60), random.Random(seed)
+    served, lost, rounds = serving(setup), [], []
+
+    def lossy(frames):
+        rounds.append(unpack_header(frames, Header).kind == Kind.ROUND)
+        for reply in served(frames):
+            if unpack_header(reply, ReplyHeader).final or chance.random() > 0.1:
+                yield reply
+            else:
+                lost.append(reply)
+
+    def silent(link, timeout_s=None):
+        assert link.inbox, "waited in silence"
+        return link.inbox.popleft()
+
+    monkeypatch.setattr(Strange, "receive", silent)
+    assert ended_by(setup, tmp_path / "rough", lossy) is None
+    rough = [json.loads(line)["tokens"] for line in (tmp_path / "rough" / "requests.jsonl").open()]
+    assert rough == play(setup, tmp_path / "calm").tokens(system)
+    assert 0 < sum(rounds) - 2 <= len(lost)
