@@ -108,12 +108,13 @@ class Conversation:
         return True
 
     def settle(self, draft: Draft, patience_s: float | None = None) -> bool:
-        """Wait for the verdict and make it so. False: the edge stayed silent for `patience_s`, nothing is settled."""
+        """Wait for the verdict and make it so. False: the edge stayed silent for `patience_s`; of a stream, what came
+        before the silence is settled, of any other method nothing."""
         lost, settled = 0, len(self.tokens)
         while True:
             try:
                 if self.method.streams:
-                    self._settle_stream()
+                    self._settle_stream(patience_s)
                 else:
                     self._settle_round(draft, patience_s)
                 return True
@@ -165,7 +166,8 @@ class Conversation:
         """While the verdict is in flight: suppose all of `draft` stands, guess the token a verdict adds, draft on.
         None where there is nothing to look ahead to. Stops early when the verdict is there."""
         prefix = [*self.tokens, *draft.tokens]
-        if self._remaining_after(prefix) <= self.method.adds or self.finish.cut(prefix, len(self.tokens))[1]:
+        ends = self._remaining_after(prefix) <= self.method.adds or self.finish.cut(prefix, len(self.tokens))[1]
+        if ends or not self.method.drafts:
             return None
         began_ns = time.monotonic_ns()
         guess = Draft(len(prefix), [], [], [], [])
@@ -261,11 +263,11 @@ class Conversation:
             log.exception("the verdict cannot be resolved")
             raise EdgeError(f"the edge's verdict cannot be resolved: {type(error).__name__}: {error}") from error
 
-    def _settle_stream(self) -> None:
+    def _settle_stream(self, patience_s: float | None) -> None:
         record = self._current
         edge_before_ms = 0.0
         while True:
-            answer = self._hear(record, edge_before_ms)
+            answer = self._hear(record, edge_before_ms, patience_s)
             edge_before_ms = answer.header.residence_us / 1e3
             verdict = answer.verdict
             record.n_accepted = verdict.n_accepted

@@ -4,7 +4,8 @@ let the device's own tokens go to the user unseen and carry on.
 SLED's fallback (Li et al. 2025, arXiv 2506.09397): at a timeout newer drafts are merged into a fresh request, after
 repeated failure the device releases its draft. Until the first timeout it is `lookahead`, token for token; merging
 changes no token either, since it is done only for methods whose verdict does not depend on where a draft came from.
-Their timeout and the number of tries are not published: PATIENCE_S in all, in TRIES parts.
+Their timeout and the number of tries are not published: PATIENCE_S in all, in TRIES parts. Of a method that streams the
+silences between replies count, and its device, which has drafted nothing, releases one token of its own.
 """
 
 PATIENCE_S = 10.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harness import Setup, composed, device_on, play, read_back, toy_edge
+from harness import Setup, composed, device_on, methods_with_edge, play, read_back, toy_edge
 
 from experiments.summary import summarise
 from nodes.composition import load_system
+from nodes.methods import method_class, method_names
 from nodes.schedules import release_after_timeout
 from transport.inproc import Faults
 
@@ -96,3 +97,40 @@ def test_a_merged_draft_is_released_whole(hasty, tmp_path):
     first = result.rounds[0]
     assert first.attempt == release_after_timeout.TRIES - 1 and first.n_unverified == first.n_drafted
     assert first.n_drafted == 2 + (release_after_timeout.TRIES - 1) * 3  # each time the guess and two more
+
+
+# A method that streams ------------------------------------------------------------------------------------------------
+
+STREAMS = [name for name in methods_with_edge(method_names()) if method_class(name).streams]
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_a_stream_that_falls_silent_for_good_is_carried_on_by_the_device(method, hasty, tmp_path):
+    system = composed(method, schedule="release_after_timeout")
+    setup = Setup([system], requests=1, max_new_tokens=8)
+    calm = play(setup, tmp_path / "calm").tokens(system.name)[0]
+    with toy_edge(setup, Faults(drop_every=4)) as edge:  # a reply is missing, so the device cannot have had them all
+        device = device_on(setup, edge, tmp_path / "rough")
+        device.watch = lambda record, tokens: record.round > 1 or edge.kill() or True
+        device.run()
+        device.close()
+        device.writer.close()
+        result = read_back(tmp_path / "rough", edge.node)
+        edge.start()
+    unverified = [r.n_unverified > 0 for r in result.rounds]
+    heard = sum(r.n_emitted for r in result.rounds if not r.n_unverified)
+    assert unverified == sorted(unverified) and 0 < heard < 8 and result.requests[0].tokens[:heard] == calm[:heard]
+    assert len(result.requests[0].tokens) == 8 and not figures(setup, result)["exact"]
+    assert all(r.n_unverified == r.n_emitted == 1 for r in result.rounds if r.n_unverified)
+    assert all(r.attempt >= release_after_timeout.TRIES - 1 for r in result.rounds if r.n_unverified)
+
+
+@pytest.mark.parametrize("method", STREAMS)
+@pytest.mark.parametrize("lost", ["requests", "answers"])
+def test_a_stream_asked_for_anew_changes_no_token(method, lost, patient, tmp_path):
+    system = composed(method, schedule="release_after_timeout")
+    setup = Setup([system], requests=6, retry_after_s=0.06)
+    faults = Faults(drop_probability=0.3, seed=1)
+    rough = play(setup, tmp_path / "rough", *((faults, None) if lost == "requests" else (None, faults)))
+    assert rough.tokens(system.name) == play(setup, tmp_path / "calm").tokens(system.name)
+    assert sum(r.retries for r in rough.requests) and not any(r.n_unverified for r in rough.rounds)
