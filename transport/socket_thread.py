@@ -7,6 +7,7 @@ under a lock: none is faster than this, and so no socket is ever touched by two 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -188,9 +189,21 @@ class SocketThread:
         raise NotImplementedError
 
     def _transmit(self, message: Frames) -> None:
-        send, last = self._socket.send, len(message) - 1
+        """All of a message or nothing: one whose peer is gone, be it since the frame before, is counted."""
+        send, last, gone = self._socket.send, len(message) - 1, False
         for number, frame in enumerate(message):
-            send(frame, NOBLOCK_MORE if number < last else NOBLOCK)
+            try:
+                send(frame, NOBLOCK_MORE if number < last else NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
+                    raise
+                gone = True
+                if number == 0:
+                    break
+                # In mid message libzmq takes back what it had, and swallows the frames that are left: give it those.
+        if gone:
+            self.counters["dropped_unroutable"] += 1
+            return
         self.counters["messages_out"] += 1
         self.counters["bytes_out"] += sum(map(len, message))
 

@@ -77,14 +77,6 @@ class ZmqEdgeLink(SocketThread):
     def _can_send(self, events: int) -> bool:
         return True  # per peer, so only trying tells
 
-    def _transmit(self, message: Frames) -> None:
-        try:
-            super()._transmit(message)
-        except zmq.ZMQError as error:
-            if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
-                raise
-            self.counters["dropped_unroutable"] += 1
-
     def _watch(self) -> None:
         super()._watch()
         while self._zap is not None and int(self._zap.get(zmq.EVENTS)) & zmq.POLLIN:
@@ -154,8 +146,8 @@ class ZmqDeviceLink(SocketThread):
     def send(self, frames: Frames) -> int:
         """Hand a message to the thread, from any thread; returns the monotonic ns of the hand-over.
 
-        While the edge is away messages wait for it; of more than 1024 the oldest are dropped. Raises
-        LinkError.
+        While the edge is away messages wait for it; of more than 1024 the oldest are dropped. One that was being
+        handed over as the connection broke counts as `dropped_unroutable`. Raises LinkError.
         """
         self.counters["dropped_backlog"] += len(self._outbox) == BACKLOG_MESSAGES
         return self._post(frames, frames)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zmq
 
 from transport.inproc import Faults, InprocDeviceLink, InprocEdgeLink
 from transport.keys import lab_keys
@@ -159,6 +160,37 @@ def test_after_an_edge_restart_the_device_hears_of_it_and_goes_on(lab):
     assert device.counters["reconnects"] == 1
     device.close()
     edge.close()
+
+
+@pytest.mark.parametrize("broken_at", range(4))
+@pytest.mark.parametrize("lab", ["plain", "curve"], indirect=True)
+def test_a_connection_that_breaks_in_mid_message_costs_that_message_and_no_more(lab, broken_at):
+    edge = lab.edge()
+    address = edge.endpoint
+    device = lab.device(edge, b"device-1")
+    hand_over, handed, (descriptor,) = device._socket.send, itertools.count(), device._connections
+
+    def send(frame, flags=0):  # in the link's thread: the edge goes away before this frame
+        if next(handed) == broken_at:
+            edge.close()
+            while Path(f"/proc/self/fd/{descriptor}").exists():  # libzmq ends the pipe, then closes this,
+                time.sleep(0.001)
+            device._socket.get(zmq.EVENTS)  # and the socket learns of it when it looks
+        return hand_over(frame, flags)
+
+    device._socket.send = send
+    message = [b"%d" % number for number in range(4)]
+    device.send(message)
+    until = time.monotonic() + PATIENCE_S
+    while device.counters["disconnects"] == 0 and time.monotonic() < until:
+        time.sleep(0.005)
+    edge = lab.edge(address)
+    assert device.receive(PATIENCE_S).reconnected
+    device.send([*message, b"again"])
+    assert edge.receive(PATIENCE_S).frames == [*message, b"again"]  # and nothing of the first try before it
+    device.close()
+    edge.close()
+    assert device.counters["dropped_unroutable"] + device.counters["messages_out"] == 2
 
 
 def test_a_device_that_comes_back_under_its_id_takes_its_place(lab):
