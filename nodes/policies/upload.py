@@ -20,6 +20,11 @@ class Upload:
     exact: ClassVar[bool]
 
     def worth(self, draft: Draft, coins: Coins) -> bool:
+        """An empty draft always is: there is nothing in it to keep, so only the edge brings the request on."""
+        return not draft.tokens or self.asks(draft, coins)
+
+    def asks(self, draft: Draft, coins: Coins) -> bool:
+        """About these tokens, at least one."""
         raise NotImplementedError
 
 
@@ -28,7 +33,7 @@ class Always(Upload):
 
     exact = True
 
-    def worth(self, draft: Draft, coins: Coins) -> bool:
+    def asks(self, draft: Draft, coins: Coins) -> bool:
         return True
 
 
@@ -49,7 +54,7 @@ class Uncertainty(Upload):
             raise PolicyError(f"upload: samples must be 1 to 1000, not {samples!r}")
         self.samples = samples
 
-    def worth(self, draft: Draft, coins: Coins) -> bool:
+    def asks(self, draft: Draft, coins: Coins) -> bool:
         return any(
             uncertainty(row, token, coins, draft.base + i, self.samples) > self.threshold
             for i, (row, token) in enumerate(zip(draft.dists, draft.tokens))
@@ -65,8 +70,8 @@ class Hard(Upload):
     def __init__(self, threshold: float = 0.8) -> None:
         self.threshold = number_within("upload", "threshold", threshold, 0, 1)
 
-    def worth(self, draft: Draft, coins: Coins) -> bool:
-        return not draft.tokens or draft.probs[-1] < self.threshold
+    def asks(self, draft: Draft, coins: Coins) -> bool:
+        return draft.probs[-1] < self.threshold
 
 
 def uncertainty(row: Row, token: int, coins: Coins, position: int, samples: int) -> float:

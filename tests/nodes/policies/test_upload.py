@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import Setup, play
+from harness import Setup, composed, device_on, methods_with_edge, play, read_back, toy_edge
 
 from nodes.composition import load_system
-from nodes.methods import Draft
+from nodes.methods import Draft, method_names
 from nodes.policies import PolicyError
-from nodes.policies.upload import make_upload, uncertainty
+from nodes.policies.upload import POLICIES, make_upload, uncertainty
 from nodes.sampling import Coins, Sampling
 
 COINS = Coins(1, 2)
@@ -66,6 +66,22 @@ def test_skipped_ids_are_sent_with_the_next_round(schedule, tmp_path):
             waiting = 0
         else:
             waiting += 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_request_reaches_its_end_whatever_the_method(policy, tmp_path):
+    """The last token may need an empty draft, and some devices draft nothing at all."""
+    systems = [composed(method, upload=policy) for method in methods_with_edge(method_names())]
+    setup = Setup(systems, requests=1)
+    with toy_edge(setup) as edge:
+        device = device_on(setup, edge, tmp_path)
+        device.watch = lambda record, tokens: record.round < 10 * setup.max_new_tokens
+        device.run()
+        device.close()
+        device.writer.close()
+        result = read_back(tmp_path, edge.node)
+    ends = {r.system: (len(r.tokens), r.finish_reason) for r in result.requests}
+    assert ends == {system.name: (setup.max_new_tokens, "length") for system in systems}
 
 
 def test_hlm_without_skipping_asks_once_a_token(tmp_path):
