@@ -32,14 +32,14 @@ class Task:
     fail: Callable[[Task, Exception], None]
     arrived_ns: int
     waiting: bool = False  # for the device's next leg
-    queue_ns: int = 0
+    queue_ns: int = 0  # for the engine, while others had it, and for the batch to fire
     compute_ns: int = 0  # drafting here included
     draft_ns: int = 0
     batch: int = 0
     tokens: list[int] = field(default_factory=list)  # settled, as of the last reply
 
 
-Waiting = tuple[Task, Score, int]  # a task, what it wants scored, and since when (monotonic ns)
+Waiting = tuple[Task, Score, int]  # a task, what it wants scored, and since when it waits, its own work left out (ns)
 
 
 class Batcher:
@@ -51,13 +51,13 @@ class Batcher:
 
     def start(self, task: Task) -> None:
         task.tokens = list(task.settled)
-        self._advance(task, None)
+        self._take_up(task, None)
 
     def follow_up(self, task: Task, up: Proposal, arrived_ns: int) -> None:
         """The device's next leg."""
         task.waiting, task.arrived_ns = False, arrived_ns
-        task.queue_ns = task.compute_ns = task.draft_ns = 0
-        self._advance(task, up)
+        task.compute_ns = task.draft_ns = 0
+        self._take_up(task, up)
 
     def drop(self, task: Task) -> None:
         """Nobody waits for this any more."""
@@ -68,7 +68,7 @@ class Batcher:
         """When to fire next, on the monotonic clock; None while nobody waits."""
         if not self._pending:
             return None
-        return self.policy.due_ns([since for _, _, since in self._pending])
+        return self.policy.due_ns(sorted(since_ns for _, _, since_ns in self._pending))
 
     def fire(self) -> None:
         """One forward for all who wait."""
@@ -87,7 +87,7 @@ class Batcher:
             return
         took_ns = time.monotonic_ns() - began_ns
         for (task, _, since_ns), rows in zip(batch, dists):
-            task.queue_ns += max(0, began_ns - since_ns)
+            task.queue_ns = began_ns - since_ns
             task.compute_ns += took_ns
             task.batch = len(batch)
             self._advance(task, rows)
@@ -105,6 +105,11 @@ class Batcher:
                 refused[0].fail(refused[0], error)
         return []
 
+    def _take_up(self, task: Task, up: Proposal | None) -> None:
+        """A message came; it may have waited for a forward of others to end."""
+        task.queue_ns = time.monotonic_ns() - task.arrived_ns
+        self._advance(task, up)
+
     def _advance(self, task: Task, answer: Any) -> None:
         """Run an edge half until it needs a forward, needs the device, or is done."""
         try:
@@ -116,7 +121,7 @@ class Batcher:
                     task.deliver(task, stop.value, True)
                     return
                 if isinstance(effect, Score):
-                    self._pending.append((task, effect, time.monotonic_ns()))
+                    self._pending.append((task, effect, time.monotonic_ns() - task.queue_ns))
                     return
                 if isinstance(effect, Speculate):
                     answer = task.speculate(task, effect.coins, effect.limit)

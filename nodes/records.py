@@ -34,7 +34,7 @@ class RoundRecord(Struct):
     encode_ms: float = 0.0
     roundtrip_ms: float = 0.0  # sent → received, follow-up legs summed
     edge_ms: float = 0.0  # of which the edge's residence
-    queue_ms: float = 0.0  # of which waiting for its batch
+    queue_ms: float = 0.0  # of which waiting for the engine and for its batch
     verify_ms: float = 0.0  # of which in engine forwards
     edge_draft_ms: float = 0.0  # of which those of the edge's own draft model
     network_ms: float = 0.0  # roundtrip - edge residence

@@ -66,7 +66,7 @@ class ReplyHeader(Struct, array_like=True, forbid_unknown_fields=True):
     final: bool = True  # the round ends with this reply
     arrived_ns: int = 0  # when the message being answered reached the edge (edge's monotonic clock)
     residence_us: int = 0  # from that arrival to this reply being handed to the socket
-    queue_us: int = 0  # of which: waiting for the batch to fire
+    queue_us: int = 0  # of which: waiting for the engine, while others had it, and for the batch to fire
     compute_us: int = 0  # of which: inside engine forwards this session took part in
     batch: int = 0  # sessions that shared the last forward
     draft_us: int = 0  # of compute_us: the edge's own draft model

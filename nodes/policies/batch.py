@@ -1,4 +1,5 @@
-"""When the edge fires a forward, and so for whom. A policy sees only when each waiting request arrived."""
+"""When the edge fires a forward, and so for whom. A policy sees only when each waiting request arrived: since then it
+has waited, if only for the forward before to end. A stream's next token arrives when the last one is out."""
 
 from __future__ import annotations
 
