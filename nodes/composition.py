@@ -53,8 +53,9 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     letters: dict[str, str] = {}  # the paper's letter: our name
     notes: str = ""  # what had to be decided where the paper is silent
 
-    def build(self, vocab_size: int) -> Method:
-        """The method with its codecs for rows of `vocab_size`. Raises CompositionError."""
+    def build(self, vocab_size: int, named_tokens: int | None = None) -> Method:
+        """The method with its codecs for rows of `vocab_size`, padded from `named_tokens` on. Raises
+        CompositionError."""
         kind = method_class(self.method)
         known = list(inspect.signature(kind).parameters)[2:]
         for option in self.options:
@@ -64,13 +65,14 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                     f"it has: {', '.join(known) or 'none'}"
                 )
         try:
-            return kind(_codec(self.up, vocab_size), _codec(self.down, vocab_size), **self.options)
+            up, down = (_codec(spec, vocab_size, named_tokens) for spec in (self.up, self.down))
+            return kind(up, down, **self.options)
         except ValueError as error:
             raise CompositionError(f"system {self.name}: {error}") from error
 
     def build_for(self, engine: Engine, role: Literal["draft", "target"]) -> Method:
         """The method on a node with this engine. Raises CompositionError where it cannot work with that model."""
-        method = self.build(engine.vocab_size)
+        method = self.build(engine.vocab_size, engine.named_tokens)
         try:
             method.meet(role, engine)
         except ValueError as error:
@@ -135,9 +137,9 @@ class System(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
                 )
 
 
-def _codec(spec: str | dict[str, Any], vocab_size: int) -> Codec:
+def _codec(spec: str | dict[str, Any], vocab_size: int, named_tokens: int | None) -> Codec:
     options = {"codec": spec} if isinstance(spec, str) else dict(spec)
-    return make_codec(options.pop("codec", ""), vocab_size, **options)
+    return make_codec(options.pop("codec", ""), vocab_size, named_tokens, **options)
 
 
 def system_names() -> list[str]:

@@ -49,6 +49,7 @@ class Setup:
     prompts: Sequence[str] = ()
     retry_after_s: float = 30.0
     forward_ms: float = 0.0  # how long a target forward takes: 0 is as fast as it goes
+    padded_to: int | None = None  # entries of a row, of which `vocab_size` stand for a token
 
     def spec(self) -> RunSpec:
         node = NodeSpec(engine={"engine": "toy"}, batch=self.batch)
@@ -68,9 +69,10 @@ class Setup:
 
     def engine(self, role: str) -> Engine:
         engine = ToyEngine(role, vocab_size=self.vocab_size, acceptance=self.acceptance, eos=self.eos)
-        if not self.forward_ms:
+        if not self.forward_ms and self.padded_to is None:
             return engine
-        return PacedEngine(engine, Pace("slow", role, self.forward_ms if role == "target" else 0.0))
+        forward_ms = self.forward_ms if role == "target" else 0.0
+        return PacedEngine(engine, Pace("slow", role, forward_ms, vocab_size=self.padded_to))
 
 
 class ToyEdge:

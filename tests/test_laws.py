@@ -172,6 +172,16 @@ def test_every_schedule_settles_the_same_tokens(method, tmp_path):
         assert set(hits) == {None} and not any(record.lookahead_ms for record in result.rounds)
 
 
+@pytest.mark.parametrize("codec", codec_names())
+def test_padding_a_row_changes_no_token(codec, tmp_path):
+    """A small pair that stands for a wide one sends its bytes and says what it says itself."""
+    systems = [composed("dsd", up=codec), composed("dssd", down=codec), composed("cu_hlm")]
+    narrow = play(Setup(systems, requests=6, vocab_size=64), tmp_path / "narrow")
+    wide = play(Setup(systems, requests=6, vocab_size=64, padded_to=500), tmp_path / "wide")
+    for system in systems:
+        assert wide.tokens(system.name) == narrow.tokens(system.name)
+
+
 # 4. A batch of N equals N alone --------------------------------------------------------------------------------------
 
 

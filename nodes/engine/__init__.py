@@ -59,6 +59,7 @@ class Tokenizer(Protocol):
 class Engine(Protocol):
     name: str  # as in the configuration, for instance "bundled:draft"
     vocab_size: int  # width of a row
+    named_tokens: int  # the ids below are tokens; those beyond pad a row, with probability zero in every one
     hidden_size: int  # of a hidden state
     vocab_hash: str  # of the tokenizer: equal on both nodes or the handshake refuses
     eos_tokens: frozenset[int]

@@ -74,7 +74,7 @@ class HfEngine:
         self.eos_tokens = eos_tokens(self.model, inner)
         config = self.model.config.get_text_config(decoder=True)
         self.max_tokens = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
-        self._n_named = min(self.vocab_size, max(vocabulary.values()) + 1)  # the ids beyond are padding
+        self.named_tokens = min(self.vocab_size, max(vocabulary.values()) + 1)
         self._n_ids = _height(self.model.get_input_embeddings())
 
         accepts = inspect.signature(self.model.forward).parameters
@@ -146,7 +146,7 @@ class HfEngine:
         for session in sessions:
             session.fed = len(session.tokens)
         for part in found:
-            part.logits[:, self._n_named :] = -torch.inf
+            part.logits[:, self.named_tokens :] = -torch.inf
         return found
 
     def _feed_one(self, session: Session, n_rows: int) -> Rows:
@@ -265,7 +265,7 @@ class HfEngine:
         return ""
 
     def _some_text(self, n_tokens: int) -> list[int]:
-        return [(7 * n_tokens + 3 * i) % min(self._n_ids, self._n_named) for i in range(n_tokens)]
+        return [(7 * n_tokens + 3 * i) % min(self._n_ids, self.named_tokens) for i in range(n_tokens)]
 
     # ---------------------------------------------------------------- manifest
 
@@ -284,7 +284,7 @@ class HfEngine:
             "attention": getattr(config, "_attn_implementation", None),
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
-            "named_tokens": self._n_named,
+            "named_tokens": self.named_tokens,
             "max_tokens": self.max_tokens,
             "batching": f"one by one: {self._why_alone}" if self._why_alone else "padded",
             "rollback": "crop" if self._rolls_back else "feed again from the start",

@@ -54,7 +54,8 @@ class ParallelEngine:
 
     def __init__(self, inner: HfEngine) -> None:
         self.inner, self.name, self.labels = inner, inner.name, inner.labels
-        self.vocab_size, self.hidden_size, self.vocab_hash = inner.vocab_size, inner.hidden_size, inner.vocab_hash
+        self.vocab_size, self.named_tokens, self.hidden_size = inner.vocab_size, inner.named_tokens, inner.hidden_size
+        self.vocab_hash = inner.vocab_hash
         self.eos_tokens, self.max_tokens, self.tokenizer = inner.eos_tokens, inner.max_tokens, inner.tokenizer
         self._numbers: dict[int, tuple[int, Session]] = {}  # by identity: a session's number on the other ranks
         self._made = 0

@@ -60,7 +60,7 @@ class PacedEngine:
             )
         self.inner, self.pace = inner, pace
         self.name = inner.name
-        self.hidden_size = inner.hidden_size
+        self.named_tokens, self.hidden_size = inner.named_tokens, inner.hidden_size
         self.vocab_hash = hashlib.sha256(f"{inner.vocab_hash} padded to {self.vocab_size}".encode()).hexdigest()
         self.eos_tokens = inner.eos_tokens
         self.max_tokens = inner.max_tokens

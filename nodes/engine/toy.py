@@ -97,7 +97,7 @@ class ToyEngine:
             raise EngineError(f"toy: eos {eos} is not a token; ids go from 0 to {vocab_size - 1}")
         self.name = "toy"
         self.role = role
-        self.vocab_size = vocab_size
+        self.vocab_size = self.named_tokens = vocab_size
         self.vocab_hash = hashlib.sha256(f"toy {vocab_size}".encode()).hexdigest()
         self.eos_tokens = frozenset() if eos is None else frozenset([eos])
         self.max_tokens = 1 << 20

@@ -33,7 +33,7 @@ class CUHLM(Method):
         super().__init__(up, down)
         if not up.lossless:
             raise MethodError("cu_hlm draws from the whole row: its up codec has to be lossless")
-        self.short = make_codec("uniform_tail", up.vocab_size, tolerance=tolerance)
+        self.short = make_codec("uniform_tail", up.vocab_size, up.named_tokens, tolerance=tolerance)
 
     def propose(self, draft, remaining):
         return Up(tokens=draft.tokens, rows=[self.short.encode(row) for row in draft.dists])

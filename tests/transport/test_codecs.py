@@ -69,6 +69,16 @@ def test_lossless_is_not_claimed_by_what_loses(name):
     assert kept == codec.lossless
 
 
+@pytest.mark.parametrize("name", codec_names())
+def test_nothing_is_drawn_from_what_only_pads_a_row(name):
+    codec = make_codec(name, 1500, 1000)
+    for _, row in rows(1000):
+        decoded = codec.decode(codec.encode(np.pad(row, (0, 500))))
+        assert decoded.shape == (1500,) and not decoded[1000:].any()
+        assert decoded.sum(dtype=np.float64) == pytest.approx(1, abs=1e-4)
+        assert (codec.decode(codec.encode(decoded)) == decoded).all()
+
+
 @pytest.mark.parametrize("vocab_size", [2, 1000, 70_000])
 @pytest.mark.parametrize("name", codec_names())
 def test_garbage_raises_codec_error_only(name, vocab_size):

@@ -28,6 +28,7 @@ class CodecError(ValueError):
 class Codec(Protocol):
     lossless: ClassVar[bool]
     vocab_size: int
+    named_tokens: int  # `make_codec` says it: ids from there on pad a row, and `decode` gives them no probability
 
     def encode(self, row: Row) -> Encoded: ...
 
@@ -40,12 +41,15 @@ def codec_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def make_codec(name: str, vocab_size: int, **options: Any) -> Codec:
-    """The codec of that file name. Raises CodecError naming the codecs that exist, or the wrong option."""
+def make_codec(name: str, vocab_size: int, named_tokens: int | None = None, /, **options: Any) -> Codec:
+    """The codec of that file name; `named_tokens` None: no id is padding. Raises CodecError naming the codecs that
+    exist, or the wrong option."""
     if name not in codec_names():
         raise CodecError(f"unknown codec {name!r}; there are: {', '.join(codec_names())}")
     module = importlib.import_module(f"{__name__}.{name}")
     try:
-        return module.CODEC(vocab_size, **options)
+        codec: Codec = module.CODEC(vocab_size, **options)
     except TypeError as error:
         raise CodecError(f"codec {name}: {error}") from error
+    codec.named_tokens = vocab_size if named_tokens is None else named_tokens
+    return codec

@@ -1,4 +1,4 @@
-"""The most probable tokens as they are, the rest of the mass spread evenly over the others: k x (id + 4) bytes.
+"""The most probable tokens as they are, the rest of the mass spread evenly over the other tokens: k x (id + 4) bytes.
 
 k is the smallest that leaves at most `tolerance` of the mass to the tail, so that the decoded row is within `tolerance`
 of the original in total variation, and at most what a dense row would take. The row format of CU-HLM (arXiv
@@ -19,6 +19,7 @@ from transport.messages import Encoded
 
 class UniformTail:
     lossless: ClassVar[bool] = False
+    named_tokens: int
 
     def __init__(self, vocab_size: int, tolerance: float = 0.1) -> None:
         if not 0 < tolerance < 1:
@@ -39,7 +40,7 @@ class UniformTail:
 
     def decode(self, encoded: Encoded) -> Row:
         count, rest = divmod(encoded.nbytes, self.entry_bytes)
-        if rest or not 0 < count <= self.vocab_size:
+        if rest or not 0 < count <= self.named_tokens:
             raise CodecError(f"uniform_tail row of {encoded.nbytes} bytes: cannot be one")
         data = memoryview(encoded.data)
         ids = read_ids(data, count, self.vocab_size)
@@ -47,12 +48,13 @@ class UniformTail:
         if not (values.min() > 0 and values.max() < 1.001):  # NaN fails both
             raise CodecError("uniform_tail row is not a distribution")
         tail = 1 - float(values.sum(dtype=np.float64))
-        if tail <= -1e-3 or (count == self.vocab_size and tail >= 1e-3):
+        if tail <= -1e-3 or (count == self.named_tokens and tail >= 1e-3):
             raise CodecError("uniform_tail row is not a distribution")
-        others = max(1, self.vocab_size - count)
+        others = max(1, self.named_tokens - count)
         if tail / others > values.min() * (1 + 1e-3):
             raise CodecError("uniform_tail row: its tail is more probable than what was kept")
-        row = np.full(self.vocab_size, min(max(0.0, tail / others), float(values.min())), np.float32)
+        row = np.zeros(self.vocab_size, np.float32)
+        row[: self.named_tokens] = min(max(0.0, tail / others), float(values.min()))
         row[ids] = values
         return row
 
