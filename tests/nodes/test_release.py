@@ -8,6 +8,7 @@ from harness import Setup, composed, device_on, methods_with_edge, play, read_ba
 from experiments.summary import summarise
 from nodes.composition import load_system
 from nodes.methods import method_class, method_names
+from nodes.sampling import Sampling
 from nodes.schedules import release_after_timeout
 from transport.inproc import Faults
 
@@ -54,6 +55,13 @@ def test_a_lossy_edge_is_found_again(hasty, tmp_path):
     released = sum(r.n_unverified for r in result.rounds)
     assert 0 < released < sum(r.n_emitted for r in result.rounds)
     assert all(len(r.tokens) == 10 for r in result.requests) and not figures(setup, result)["exact"]
+
+
+def test_it_drafts_as_long_as_the_re_implementation_that_its_notes_name(tmp_path):
+    system = load_system("sled")
+    assert "c_th 0.6, at most 4 tokens a draft" in " ".join(system.notes.split()) and system.stop["threshold"] == 0.6
+    result = play(Setup(["sled"], requests=4, sampling=Sampling(temperature=0)), tmp_path)  # sure of every token
+    assert max(r.n_drafted for r in result.rounds) == 4
 
 
 def test_with_a_working_link_it_is_exact(tmp_path):
