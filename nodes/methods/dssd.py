@@ -4,8 +4,9 @@ only after a rejection; the device draws the replacement itself.
 Ning, Zheng, Yang 2025 (arXiv 2507.12000). Their letters: gamma = draft length, q_i(x_i) = our probs, P_j = our target
 row at the first rejection. The paper prints its accept test as r < min(1, q/p) with x drawn from Q; that test leaves
 the output exactly as far from the target as the draft was, so here it is target / draft, as the paper's proof needs.
-The replacement rides up in the next round's carry (its Alg. 2, last note). The edge accepts against the row that the
-device will decode, so a lossless downlink codec keeps the target's law; a lossy one does not, and is not called exact.
+The replacement rides up in the next round's carry (its Alg. 2, last note). The edge accepts against its own row, the
+device redraws from what it decodes: the same row under a lossless downlink codec, which keeps the target's law; another
+under a lossy one, which does not and is not called exact.
 """
 
 from __future__ import annotations
