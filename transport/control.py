@@ -23,6 +23,7 @@ from transport.zmq_link import LinkTiming, ZmqDeviceLink, ZmqEdgeLink
 log = logging.getLogger(__name__)
 
 MAX_CONTROL_BYTES = 4 << 20
+MAX_ERROR_CHARACTERS = 1000  # an error may quote what it was sent, so that it could be too long to send back
 Handler = Callable[..., Any]  # keyword arguments in; anything msgpack can write out
 
 
@@ -92,7 +93,8 @@ class ControlServer:
                 raise ControlError(f"answer of {len(answer)} bytes, at most {MAX_CONTROL_BYTES}: ask for less")
         except Exception as error:  # whatever a handler raises belongs to the caller; the line lives on
             self.counters["failed"] += 1
-            return msgspec.msgpack.encode(Reply(number, error=f"{type(error).__name__}: {error}"))
+            told = f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]
+            return msgspec.msgpack.encode(Reply(number, error=told))
         self.counters["answered"] += 1
         return answer
 

@@ -63,6 +63,14 @@ def test_what_fails_over_there_is_told_here_and_the_line_lives_on(client, server
     assert server.counters == {"answered": 1, "failed": 5}
 
 
+@pytest.mark.parametrize("of_the_command", [True, False], ids=["command", "argument"])
+def test_an_error_fits_on_the_line_whatever_it_quotes(client, of_the_command):
+    name = "\0" * 2_000_000  # quoted, four characters each
+    with pytest.raises(ControlError, match="unknown command" if of_the_command else "unexpected keyword"):
+        client.call(name) if of_the_command else client.call("ping", **{name: 1})
+    assert client.call("ping") == "pong"
+
+
 def test_no_answer_in_time_and_a_late_answer_is_not_mistaken(client):
     with pytest.raises(ControlError, match=r"no answer from .* within 0.05 s"):
         client.call("sleep", timeout_s=0.05, secs=0.3)
