@@ -92,6 +92,7 @@ class Lab:
         self._router: Router | None = None
         self._cut: set[Direction] = set()
         self._bucket_mbps: dict[Direction, float] = {}  # of a rate that varies, as last asked for
+        self._rate_held: dict[Direction, tuple[float | None, float]] = {}  # by the bucket and its gate, until when (ns)
 
     def change(self, spec: LinkSpec) -> None:
         """Give the live link another shape; packets in flight stay so (exceptions: see plan.reshape).
@@ -107,20 +108,24 @@ class Lab:
                 self._run(plan.reshape(which, before, after))
         self.spec, self.now = spec, spec.at_start()
         self._bucket_mbps.clear()
+        self._rate_held.clear()
         self.read_back()
 
-    def retune(self, which: Direction, point: Point, hold_s: float) -> None:
-        """Move a traced direction to another point of its trace, which will hold for `hold_s`. Loses no packet, takes
-        about a millisecond, does not read back. Raises CommandError."""
+    def retune(self, which: Direction, point: Point, due_ns: float, until_ns: float) -> None:
+        """Move a traced direction to another point of its trace, due at `due_ns`, whose rate holds until `until_ns`.
+        Loses no packet, takes about a millisecond, does not read back. Raises CommandError."""
         before = self.now.direction(which)
         after = before.at(point)
+        held = (after.rate_mbps, until_ns)
+        hold_s = (until_ns - due_ns) / 1e9 if held != self._rate_held.get(which) else None
         steps = plan.retune(which, before, after, hold_s)
         if isinstance(self._router, UmlRouter):
             self._router.run_at_once([step.argv for step in steps])
         else:
             self._run(steps)
-        if after.rate_mbps:
+        if after.rate_mbps and hold_s is not None:
             self._bucket_mbps[which] = plan.bucket_bps(after, hold_s) / 1e6
+        self._rate_held[which] = held
         self.now = self.now.model_copy(update={which: after})
 
     def cut(self, which: Direction | None = None) -> None:
@@ -237,7 +242,8 @@ class Lab:
             self.applied[which] = self._applied(which)
             asked = self.now.direction(which)
             if asked.has_bottleneck:  # shut, its bucket stays as it was
-                asked = asked.model_copy(update={"rate_mbps": self._bucket_mbps.get(which, asked.rate_mbps)})
+                bucket_mbps = self._bucket_mbps.get(which, asked.at_start().rate_mbps)
+                asked = asked.model_copy(update={"rate_mbps": bucket_mbps})
             problems += [f"{which}: {text}" for text in differences(asked, self.applied[which])]
         if problems:
             raise LinkError("the kernel did not take the link as declared:\n  " + "\n  ".join(problems))

@@ -14,6 +14,7 @@ HANDLE = "d55d:"  # our netem's handle, so that it can be told from anybody else
 BUCKET, GATE = "d55e:", "d55f:"  # of the bottleneck of a rate that varies, see bottleneck
 FRAME_BYTES = MTU_BYTES + 14
 BURST_S = 3e-3  # what a late timer has to make up for: with 1 ms a busy router sent 4.5 % too little, so 0.9 %
+SHORTEST_HOLD_S = 1e-3  # so short a time has its rate halved, which is the most that is taken off
 PORTS: dict[Direction, str] = {
     "up": "to_edge",
     "down": "to_device",
@@ -118,13 +119,13 @@ def shape(which: Direction, spec: DirectionSpec) -> list[Step]:
 
 
 def bottleneck(
-    which: Direction, verb: Literal["add", "change"], spec: DirectionSpec, hold_s: float = 0.0
+    which: Direction, verb: Literal["add", "change"], spec: DirectionSpec, hold_s: float = math.inf
 ) -> list[Step]:
     """A rate that varies: netem, then a token bucket, then a gate before which what waits is queued.
 
     A rate of 0 shuts the gate. Opening it, which ends every change, also wakes the bucket: left alone it would sleep
     until its next packet was due at the rate of before. A change fills the bucket; what that gives away is taken off
-    the rate again over `hold_s`, the time until the next one.
+    the rate again over `hold_s`, the time until the next one; a rate that stays is left whole.
     """
     if not spec.rate_mbps and verb == "change":
         return [Step("router", _gate(which, verb, "block"))]
@@ -141,7 +142,7 @@ def bucket_bps(spec: DirectionSpec, hold_s: float) -> int:
     """The bucket's rate over a time that begins with it full."""
     rate_bps = (spec.rate_mbps or 0.0) * 1e6
     half_a_frame = FRAME_BYTES / 2  # is what a busy one holds
-    given_bps = (_burst_bytes(spec) - half_a_frame) * 8 / hold_s if hold_s else 0.0
+    given_bps = (_burst_bytes(spec) - half_a_frame) * 8 / max(SHORTEST_HOLD_S, hold_s)
     return max(8, round(max(rate_bps - given_bps, rate_bps / 2)))
 
 
@@ -153,13 +154,14 @@ def _gate(which: Direction, verb: str, *words: str) -> tuple[str, ...]:
     return ("tc", "qdisc", verb, "dev", PORTS[which], "parent", f"{BUCKET}1", "handle", GATE, "plug", *words)
 
 
-def retune(which: Direction, before: DirectionSpec, after: DirectionSpec, hold_s: float) -> list[Step]:
-    """From one point of a direction's trace to another; nothing that waits or is in flight is lost."""
+def retune(which: Direction, before: DirectionSpec, after: DirectionSpec, hold_s: float | None) -> list[Step]:
+    """From one point of a direction's trace to another; nothing that waits or is in flight is lost. `hold_s` is that of
+    the rate, None where it goes on as it is."""
     steps = []
     if (before.delay_ms, before.loss_pct) != (after.delay_ms, after.loss_pct):
         on_port = ["dev", PORTS[which], "root", "handle", HANDLE, "netem"]
         steps += [Step("router", ("tc", "qdisc", "change", *on_port, *netem_argv(after, before)))]
-    if before.rate_mbps != after.rate_mbps:
+    if after.has_bottleneck and hold_s is not None:
         steps += bottleneck(which, "change", after, hold_s)
     return steps
 

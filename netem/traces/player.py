@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import os
 import threading
 import time
@@ -28,8 +29,6 @@ from netem.spec import DIRECTIONS, Direction, LinkSpec
 from netem.traces.trace import Point
 
 SPIN_S = 0.0005  # a wait may end this much late: the rest is slept in short naps
-LONGEST_HOLD_S = 1.0  # beyond, what a change gives away (see qdisc.bottleneck) is spread over this
-SHORTEST_HOLD_S = 1e-3
 PRIORITY = 2  # real-time, above a user-mode Linux router with all it forwards
 
 
@@ -40,7 +39,7 @@ class Event(NamedTuple):
     direction: Direction
     what: str  # cut, mend, point
     point: Point | None = None
-    hold_s: float = LONGEST_HOLD_S  # until the direction's next point
+    until_s: float = math.inf  # its rate holds, through points that change only the rest
 
 
 class Playable(Protocol):
@@ -48,7 +47,7 @@ class Playable(Protocol):
 
     spec: LinkSpec
 
-    def retune(self, which: Direction, point: Point, hold_s: float) -> None: ...
+    def retune(self, which: Direction, point: Point, due_ns: float, until_ns: float) -> None: ...
     def cut(self, which: Direction | None = None) -> None: ...
     def mend(self, which: Direction | None = None) -> None: ...
     def read_back(self) -> None: ...
@@ -61,8 +60,11 @@ class Start(NamedTuple):
     t_s: float
     of: str
 
+    def instant_ns(self, t_s: float) -> float:
+        return self.at_ns + (t_s - self.t_s) * 1e9
+
     def due_ns(self, event: Event) -> int:
-        return self.at_ns + round((event.t_s - self.t_s) * 1e9)
+        return round(self.instant_ns(event.t_s))
 
 
 def events(spec: LinkSpec, from_s: float = 0.0) -> Iterator[Event]:
@@ -79,18 +81,17 @@ def events(spec: LinkSpec, from_s: float = 0.0) -> Iterator[Event]:
 
 
 def _points(which: Direction, spec: LinkSpec, from_s: float) -> Iterator[Event]:
-    if (played := spec.direction(which).trace) is not None:
-        trace, offset_s = played.trace, played.offset_s + from_s * played.speed
-        if played.loop:
-            offset_s %= trace.period_s
-        before: tuple[float, Point] | None = None
-        for t_s, point in trace.changes(played.loop, offset_s, played.speed):
-            if before is not None:
-                hold_s = max(SHORTEST_HOLD_S, min(LONGEST_HOLD_S, t_s - before[0]))
-                yield Event(from_s + before[0], which, "point", before[1], hold_s)
-            before = t_s, point
-        if before is not None:
-            yield Event(from_s + before[0], which, "point", before[1])
+    if (played := spec.direction(which).trace) is None:
+        return
+    trace, offset_s = played.trace, played.offset_s + from_s * played.speed
+    if played.loop:
+        offset_s %= trace.period_s
+    rates = trace.rates.changes(played.loop, offset_s, played.speed)
+    until_s = 0.0
+    for t_s, point in trace.changes(played.loop, offset_s, played.speed):
+        while until_s <= t_s:
+            until_s, _ = next(rates, (math.inf, None))
+        yield Event(from_s + t_s, which, "point", point, from_s + until_s)
 
 
 def _ahead_of_others() -> None:
@@ -188,7 +189,8 @@ class Player:
         try:
             if not late:
                 if event.point is not None:
-                    self._lab.retune(event.direction, event.point, event.hold_s)
+                    due_ns, until_ns = start.instant_ns(event.t_s), start.instant_ns(event.until_s)
+                    self._lab.retune(event.direction, event.point, due_ns, until_ns)
                 elif event.what == "cut":
                     self._cut.add(event.direction)
                     self._lab.cut(event.direction)

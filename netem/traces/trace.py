@@ -52,6 +52,11 @@ class Trace:
         """What it varies, of rate_mbps, delay_ms and loss_pct."""
         return tuple(self.points[0].values)
 
+    @cached_property
+    def rates(self) -> Trace:
+        """The rate alone."""
+        return Trace(tuple(Point(point.t_s, point.rate_mbps) for point in self.points), self.period_s)
+
     def column(self, key: str) -> list[float]:
         return [point.values[key] for point in self.points]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from itertools import islice, pairwise, takewhile
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from netem.apply import expected_values
 from netem.errors import LinkError
+from netem.lab import Lab
+from netem.qdisc import FRAME_BYTES
 from netem.spec import LinkSpec
 from netem.traces.files import DELIVERY_BYTES, read_trace, write_csv
 from netem.traces.generate import KINDS, Grid, fading, handover, on_off, packet_error, rayleigh, walk
-from netem.traces.player import Event, Player, events
+from netem.traces.player import Event, Player, Start, events
 from netem.traces.sketch import describe, lines
 from netem.traces.trace import Point, Trace, TraceError
 
@@ -97,6 +101,10 @@ def test_what_is_wrong_with_a_file_is_told_with_its_line(tmp_path, text, words):
 # Over time -----------------------------------------------------------------------------------------------------------
 
 
+def played_between(spec: LinkSpec, from_s: float, until_s: float) -> list[Event]:
+    return list(takewhile(lambda event: event.t_s < until_s, events(spec, from_s)))
+
+
 @pytest.mark.parametrize("loop", [True, False])
 @pytest.mark.parametrize(("offset_s", "speed", "from_s"), [(0, 1, 0), (0.7, 1, 0), (0, 3, 0.4), (1.9, 0.5, 11.3)])
 def test_what_is_played_is_the_trace_at_that_time(tmp_path, loop, offset_s, speed, from_s):
@@ -104,15 +112,69 @@ def test_what_is_played_is_the_trace_at_that_time(tmp_path, loop, offset_s, spee
     played = {"file": str(written(tmp_path, CSV)), "loop": loop, "offset_s": offset_s, "speed": speed}
     spec, trace = LinkSpec(up={"trace": played}), read_trace(tmp_path / "trace.csv")
     until_s = from_s + 2.5 * trace.period_s / speed
-    changes = list(takewhile(lambda event: event.t_s < until_s, events(spec, from_s)))
+    changes = played_between(spec, from_s, until_s)
     assert changes[0].t_s == from_s and all(a.t_s < b.t_s for a, b in pairwise(changes))
     for t_s in np.linspace(from_s, until_s, 400, endpoint=False) + 1e-7:
         place_s = offset_s + t_s * speed
         wanted = trace.at(place_s % trace.period_s if loop else min(place_s, trace.period_s))
         last = [event for event in changes if event.t_s <= t_s][-1]
         assert last.point is not None and last.point.values == wanted.values, t_s
-    for before, after in pairwise(changes):
-        assert before.hold_s == pytest.approx(min(1.0, after.t_s - before.t_s))
+    for number, change in enumerate(changes):
+        ends = (later.t_s for later in changes[number:] if later.point.rate_mbps != change.point.rate_mbps)
+        assert change.until_s == next(ends, change.until_s)
+    assert (changes[-1].until_s == math.inf) is not loop
+
+
+class Kernel(Lab):
+    """Stands for a busy link's: takes every command, and counts what the bucket lets through."""
+
+    def __init__(self, spec: LinkSpec) -> None:
+        super().__init__("stub", "netns", spec)
+        self._bps, self._open, self.bits = 1e6 * (self.now.up.rate_mbps or 0.0), True, 0.0
+
+    def _run_one(self, place: str, argv: Sequence[str]) -> str:
+        if "tbf" in argv:  # which a change fills; a busy one holds half a frame
+            self._bps = float(argv[argv.index("rate") + 1].removesuffix("bit"))
+            self.bits += 8 * (int(argv[argv.index("burst") + 1]) - FRAME_BYTES / 2)
+        if "plug" in argv:
+            self._open = argv[-1] == "release_indefinite"
+        return ""
+
+    def _applied(self, which: str) -> dict[str, object]:
+        asked = expected_values(self.now.direction(which))
+        return asked | {"rate_mbps": self._bps / 1e6} if which == "up" else asked
+
+    def lasts(self, seconds: float) -> None:
+        self.bits += self._bps * seconds if self._open else 0.0
+
+
+CONSTANT = "t_s,rate_mbps,delay_ms\n0,10,10\n0.5,10,20\n"
+DELAY_FIRST = "t_s,rate_mbps,delay_ms\n0,10,10\n0.5,10,20\n1,5,20\n"
+SHUT_FIRST = "t_s,rate_mbps\n0,0\n1,4\n2,4\n"
+SLOW = "t_s,rate_mbps\n0,0.02\n60,5\n120,0.1\n"
+
+
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize("from_s", [0.0, 0.6, 61.0])
+@pytest.mark.parametrize("text", [CSV, CONSTANT, DELAY_FIRST, SHUT_FIRST, SLOW])
+def test_a_busy_link_lets_through_what_its_trace_says_and_reads_back_at_any_time(tmp_path, text, from_s, loop):
+    """Told of only what a rate that stays gives away once: a full bucket."""
+    path = written(tmp_path, text)
+    spec, trace = LinkSpec(up={"trace": {"file": str(path), "loop": loop}}), read_trace(path)
+    lab = Kernel(spec)
+    lab.read_back()
+    for begins_s in (from_s, from_s + 0.1):  # the second time it stands where the first has left it
+        lab.bits, wanted, start = 0.0, 0.0, Start(10**12, begins_s, "")
+        until_s = begins_s + 3 * trace.period_s
+        for change, after in pairwise([*played_between(spec, begins_s, until_s), None]):
+            lab.retune("up", change.point, start.instant_ns(change.t_s), start.instant_ns(change.until_s))
+            lab.read_back()
+            ends_s = after.t_s if after else min(until_s, change.until_s)
+            lab.lasts(ends_s - change.t_s)
+            wanted += 1e6 * change.point.rate_mbps * (ends_s - change.t_s)
+            if ends_s == change.until_s:
+                assert lab.bits == pytest.approx(wanted, abs=until_s)  # the bucket's rate is in whole bits
+        assert -until_s < lab.bits - wanted < 8 * max(2 * FRAME_BYTES, 3e-3 * 20e6 / 8)
 
 
 def test_a_trace_that_never_changes_ends(tmp_path):
@@ -143,7 +205,7 @@ class Slow:
     def __init__(self, spec: LinkSpec, takes_s: float = 0.0, breaks: Exception | None = None) -> None:
         self.spec, self._takes_s, self._breaks = spec, takes_s, breaks
 
-    def retune(self, which: str, point: Point, hold_s: float) -> None:
+    def retune(self, which: str, point: Point, due_ns: float, until_ns: float) -> None:
         time.sleep(self._takes_s)
         if self._breaks is not None:
             raise self._breaks
