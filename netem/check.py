@@ -32,6 +32,7 @@ from netem.judge import (
     judge_jitter,
     judge_loss,
     judge_rate,
+    longest_ms,
     paced_bits,
 )
 from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
@@ -76,9 +77,9 @@ class Ends(Protocol):
 def check_link(
     lab: Ends, spec: LinkSpec | None = None, one_clock: bool = True, loss_phase_s: float = LOSS_PHASE_S
 ) -> LinkReport:
-    """Measure the lab's link against `spec` (default: the one it was opened with). Takes 2 to 4 seconds, more for a
-    rare loss where `loss_phase_s` gives it the time. Without `one_clock`, between two machines, a one-way delay cannot
-    be told, and only the round trip is judged.
+    """Measure the lab's link against `spec` (default: the one it was opened with). Takes 2 to 4 seconds, more on a
+    link of long delays, and for a rare loss where `loss_phase_s` gives it the time. Without `one_clock`, between two
+    machines, a one-way delay cannot be told, and only the round trip is judged.
 
     Raises LinkError when nothing at all comes through, or when a probe process fails.
     """
@@ -115,7 +116,7 @@ def _measure_rtt(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
     interval_ms = max(5.0, *(_reach_ms(spec.direction(which)) for which in DIRECTIONS))
     phase_s = JITTER_PHASE_S if spec.up.jitter_ms or spec.down.jitter_ms else RTT_PHASE_S
     count = max(12, round(phase_s * 1e3 / interval_ms))
-    heard = _ask(lab, count, interval_ms)
+    heard = _ask(lab, count, interval_ms, _longest_ms(spec))
     if not heard.answers:
         loss = max(spec.up.mean_loss_pct, spec.down.mean_loss_pct)
         hint = f" (declared loss {loss:g} %)" if loss else ""
@@ -137,7 +138,7 @@ def _measure_loss(lab: Ends, spec: LinkSpec, report: LinkReport, phase_s: float)
     if count < FEWEST_LOSS_PROBES:
         report.skipped.append(f"loss: {count} probes in {phase_s:g} s are too few to tell (slow or short link)")
         return []
-    heard = _ask(lab, count, max(1e3 / per_s, 1e3 * min(phase_s, LOSS_PHASE_S) / count))
+    heard = _ask(lab, count, max(1e3 / per_s, 1e3 * min(phase_s, LOSS_PHASE_S) / count), _longest_ms(spec))
     answered = heard.answered_numbers
     arrivals = {
         "up": (heard.sent, heard.arrived_numbers),
@@ -178,9 +179,10 @@ class _Heard:
         return self.arrived_numbers  # every arrival is answered, duplicates too
 
 
-def _ask(lab: Ends, count: int, interval_ms: float) -> _Heard:
+def _ask(lab: Ends, count: int, interval_ms: float, longest_ms: float = 0.0) -> _Heard:
     with _answerer(lab.edge) as (port, finish):
-        said = _run(lab.device, ["ask", lab.edge.address, port, count, round(interval_ms * 1e3)], count * interval_ms)
+        arguments = ["ask", lab.edge.address, port, count, round(interval_ms * 1e3), round(longest_ms * 1e3)]
+        said = _run(lab.device, arguments, count * interval_ms + longest_ms)
         arrived = finish()
     return _Heard(said["sent"], said["answers"], arrived["numbers"])
 
@@ -203,7 +205,7 @@ def _stream(lab: Ends, which: Direction, side: DirectionSpec) -> tuple[list[int]
         arguments = ["stream", receiver.address, port, count, rate_mbps * OFFERED_OVER_DECLARED / kept]
         said = _run(sender, arguments, 1e4)
         backlog_s = count * kept * STREAM_FRAME_BITS / (rate_mbps * 1e6) - said["seconds"]
-        time.sleep(max(0.0, backlog_s) + (side.delay_ms + side.jitter_ms) / 1e3 + 0.1)
+        time.sleep(max(0.0, backlog_s) + longest_ms(side) / 1e3 + 0.1)
         arrived = finish()
     return arrived["arrivals_ns"], kept * count * STREAM_FRAME_BITS / max(said["seconds"], 1e-6) / 1e6
 
@@ -248,6 +250,11 @@ def _answerer(host: Endpoint) -> Iterator[tuple[int, Any]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def _longest_ms(spec: LinkSpec) -> float:
+    """That a round trip should take at most."""
+    return sum(longest_ms(spec.direction(which)) for which in DIRECTIONS)
 
 
 def _reach_ms(side: DirectionSpec) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from netem.spec import DirectionSpec
 
 ONE = 8192
+FURTHEST = 32767 / ONE  # jitters away from the middle: a table's entries have 16 bits
 FOLDERS = ("/usr/lib/tc", "/lib/tc", "/usr/share/tc", "/usr/lib64/tc")  # besides Debian's /usr/lib/<machine>/tc
 
 
@@ -25,6 +26,11 @@ def delay_quantile_ms(side: DirectionSpec, share: float) -> float | None:
         return None
     entry = table[min(len(table) - 1, int(share * len(table)))]
     return max(0.0, side.delay_ms + side.jitter_ms * entry / ONE)
+
+
+def longest_delay_ms(side: DirectionSpec) -> float:
+    """That no packet is later than, whichever way the dice fall."""
+    return side.delay_ms + side.jitter_ms * (1.0 if side.distribution == "uniform" else FURTHEST)
 
 
 def middle_half_ms(side: DirectionSpec) -> float | None:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from netem import binomial
-from netem.distributions import delay_quantile_ms, middle_half_ms
+from netem.distributions import delay_quantile_ms, longest_delay_ms, middle_half_ms
 from netem.errors import LinkError
 from netem.probe import FRAME_OVERHEAD_BYTES, PROBE_BYTES, STREAM_BYTES
 from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
@@ -169,8 +169,17 @@ def expected_delay_ms(side: DirectionSpec) -> float:
     """The median, of a probe: an asymmetric jitter's is not `delay_ms`, and packets that overtake wait for nothing."""
     at_once = side.reorder_pct / 100 / (side.reorder_gap or 1)
     median_ms = delay_quantile_ms(side, (0.5 - at_once) / (1 - at_once)) if at_once < 0.5 else 0.0
-    serialising_ms = paced_bits(side, PROBE_FRAME_BITS) / (side.rate_mbps * 1e3) if side.rate_mbps else 0.0
-    return (side.delay_ms if median_ms is None else median_ms) + serialising_ms
+    return (side.delay_ms if median_ms is None else median_ms) + serialising_ms(side)
+
+
+def longest_ms(side: DirectionSpec) -> float:
+    """That a probe should take at most; slots that send only so much at once may keep it longer."""
+    return longest_delay_ms(side) + serialising_ms(side) + (side.slot.longest_ms if side.slot else 0.0)
+
+
+def serialising_ms(side: DirectionSpec) -> float:
+    """Of a probe."""
+    return paced_bits(side, PROBE_FRAME_BITS) / (side.rate_mbps * 1e3) if side.rate_mbps else 0.0
 
 
 def paced_bits(side: DirectionSpec, frame_bits: int) -> int:

@@ -1,9 +1,11 @@
 """Small UDP probes between two hosts. Run as a script, standard library only, so that it starts in a blink.
 
-    probe.py answer ADDRESS                          prints {"port": …}, answers until its standard input
-    closes probe.py ask    ADDRESS PORT COUNT INTERVAL_US   sends COUNT probes to an answerer and collects
-    its answers probe.py stream ADDRESS PORT COUNT RATE_MBPS     sends full-size packets to an answerer,
-    which only counts them
+    probe.py answer ADDRESS
+        prints {"port": …}, answers until its standard input closes
+    probe.py ask ADDRESS PORT COUNT INTERVAL_US LONGEST_US
+        sends COUNT probes to an answerer and collects its answers, none of which should take longer
+    probe.py stream ADDRESS PORT COUNT RATE_MBPS
+        sends full-size packets to an answerer, which only counts them
 
 Arrivals are stamped by the kernel, not when this process got to run: on a busy machine that is milliseconds
 later. The stamps are wall-clock time (that is what the kernel offers); only differences within one lab are
@@ -13,6 +15,7 @@ taken.
 from __future__ import annotations
 
 import json
+import math
 import select
 import socket
 import struct
@@ -28,7 +31,8 @@ SO_TIMESTAMPNS = 35
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 UDP_SEGMENT, MOST_AT_ONCE = 103, 40  # packets, within the 64 kB of a datagram
 MUCH_LONGER, MUCH_LATER_S = 2.0, 5.0  # than planned: then no more probes are sent
-LAST_WAIT_S = 0.15  # beyond the longest answer seen, for stragglers
+LAST_WAIT_S = 0.15  # beyond what an answer takes, for stragglers
+UNHEARD_S = 1.0  # at least, as long as no answer says how long one takes
 
 
 def open_socket(address: str = "") -> socket.socket:
@@ -72,25 +76,28 @@ def answer(address: str) -> dict[str, list[int]]:
         arrivals_ns.append(arrived_ns)
 
 
-def ask(address: str, port: int, count: int, interval_us: int) -> dict[str, object]:
+def ask(address: str, port: int, count: int, interval_us: int, longest_us: int) -> dict[str, object]:
     """Per answer, in order of arrival: its number, the answer's own number, round trip, way up and way down
     (ns).
+
+    A missing one is waited for as long as one may take since the last probe, or, since the last answer, as much longer
+    as the longest takes than the shortest: what holds answers up is then still letting them go.
     """
     udp = open_socket()
     answers: list[tuple[int, int, int, int, int]] = []
     seen: set[int] = set()
-    longest_s = 0.0
+    longest_s, shortest_s, heard_s = longest_us / 1e6, math.inf, -math.inf
 
     def collect(wait_s: float) -> None:
-        nonlocal longest_s
+        nonlocal longest_s, shortest_s, heard_s
         while select.select([udp], [], [], max(0.0, wait_s))[0]:
             data, back_ns, _ = receive(udp)
             _, number, answered, asked_ns, arrived_ns, answered_ns = PROBE.unpack_from(data)
             round_trip_ns = (back_ns - asked_ns) - (answered_ns - arrived_ns)
             answers.append((number, answered, round_trip_ns, arrived_ns - asked_ns, back_ns - answered_ns))
             seen.add(number)
-            longest_s = max(longest_s, round_trip_ns / 1e9)
-            wait_s = 0.0
+            longest_s, shortest_s = max(longest_s, round_trip_ns / 1e9), min(shortest_s, round_trip_ns / 1e9)
+            heard_s, wait_s = time.monotonic(), 0.0
 
     start_s = time.monotonic()
     enough_s = start_s + MUCH_LONGER * count * interval_us / 1e6 + MUCH_LATER_S
@@ -105,8 +112,11 @@ def ask(address: str, port: int, count: int, interval_us: int) -> dict[str, obje
         probe = PROBE.pack(b"?", number, 0, time.time_ns(), 0, 0)
         udp.sendto(probe.ljust(PROBE_BYTES, b"\0"), (address, port))
         sent += 1
-    deadline_s = time.monotonic() + (longest_s if seen else 1.0) + LAST_WAIT_S
-    while len(seen) < sent and (left_s := deadline_s - time.monotonic()) > 0:
+    sent_s = time.monotonic()
+    while len(seen) < sent:
+        due_s = max(sent_s + (longest_s if seen else max(UNHEARD_S, longest_s)), heard_s + longest_s - shortest_s)
+        if (left_s := due_s + LAST_WAIT_S - time.monotonic()) <= 0:
+            break
         collect(left_s)
     return {"sent": sent, "answers": answers}
 

@@ -88,6 +88,7 @@ def test_a_dishonest_link_is_refused_by_name(lab: Lab, real: dict, claimed: dict
     [
         {"rtt_ms": 2},
         {"rtt_ms": 600, "rate_mbps": 2},
+        {"rtt_ms": 1400},
         {"rtt_ms": 40, "rate_mbps": 0.5},
         {"rtt_ms": 10, "rate_mbps": 100},
         {"up": {"delay_ms": 5, "rate_mbps": 2}, "down": {"delay_ms": 60, "rate_mbps": 30}},

@@ -122,7 +122,7 @@ def test_cut_drops_at_once_what_it_should_and_mend_ends_it(lab: Lab, cut) -> Non
     lab.change(LinkSpec(backend=lab.backend, rtt_ms=4))
     lab.cut(cut)
     with check._answerer(lab.edge) as (port, finish):
-        said = check._run(lab.device, ["ask", lab.edge.address, port, 20, 1000], 20)
+        said = check._run(lab.device, ["ask", lab.edge.address, port, 20, 1000, 0], 20)
         arrived = len(finish()["numbers"])
     assert said["answers"] == []
     assert arrived == (20 if cut == "down" else 0)

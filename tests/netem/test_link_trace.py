@@ -88,7 +88,7 @@ def test_an_outage_begins_and_ends(lab: Lab, tmp_path: Path, cut: str) -> None:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
         with check._answerer(lab.edge) as (port, finish):
-            said = check._run(lab.device, ["ask", lab.edge.address, port, 20, 1000], 20)
+            said = check._run(lab.device, ["ask", lab.edge.address, port, 20, 1000, 0], 20)
             assert said["answers"] == [] and len(finish()["numbers"]) == (20 if cut == "down" else 0)
         player.rest()
         player.follow(time.monotonic_ns(), 61.0)

@@ -1,0 +1,97 @@
+"""How long probes are waited for, on a clock and a wire made here."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from netem import check, probe
+from netem.spec import LinkSpec
+
+
+class Wire:
+    """Stands for the clock, `select` and a socket at once. Answers come as late as `round_trip_s` says (None: never);
+    none overtakes another."""
+
+    def __init__(self, round_trip_s: Callable[[], float | None]) -> None:
+        self.now_s, self._round_trip_s = 0.0, round_trip_s
+        self._coming: list[tuple[float, bytes]] = []
+        self._last_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return round(self.now_s * 1e9)
+
+    def select(
+        self, _read: object, _write: object, _error: object, wait_s: float
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        if self._coming and self._coming[0][0] <= self.now_s + wait_s:
+            self.now_s = max(self.now_s, self._coming[0][0])
+            return [self], [], []
+        self.now_s += wait_s
+        return [], [], []
+
+    def sendto(self, data: bytes, _address: object) -> None:
+        if (late_s := self._round_trip_s()) is not None:
+            self._last_s = max(self._last_s, self.now_s + late_s)
+            _, number, _, asked_ns, _, _ = probe.PROBE.unpack_from(data)
+            answer = probe.PROBE.pack(b"!", number, number, asked_ns, asked_ns, asked_ns)
+            heapq.heappush(self._coming, (self._last_s, answer))
+
+    def receive(self, _udp: object) -> tuple[bytes, int, tuple[str, int]]:
+        at_s, data = heapq.heappop(self._coming)
+        return data, round(at_s * 1e9), ("", 0)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, wire: Wire, *arguments: int) -> list[int]:
+    """Numbers that were answered."""
+    monkeypatch.setattr(probe, "time", wire)
+    monkeypatch.setattr(probe, "select", SimpleNamespace(select=wire.select))
+    monkeypatch.setattr(probe, "open_socket", lambda: wire)
+    monkeypatch.setattr(probe, "receive", wire.receive)
+    return sorted(answer[0] for answer in probe.ask("", 0, *arguments)["answers"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"rtt_ms": 4},
+        {"rtt_ms": 1400},
+        {"rtt_ms": 20_000},
+        {"rtt_ms": 10, "rate_mbps": 0.001},
+        {"rtt_ms": 400, "jitter_ms": 200},
+        {"up": {"delay_ms": 300, "jitter_ms": 300, "distribution": "pareto"}, "down": {"delay_ms": 300}},
+        {"rtt_ms": 1000, "up": {"jitter_ms": 400, "distribution": "normal"}, "down": {"jitter_ms": 400}},
+    ],
+    ids=str,
+)
+def test_what_comes_as_late_as_was_declared_is_not_lost(monkeypatch: pytest.MonkeyPatch, link: dict) -> None:
+    spec, chance = LinkSpec(**link), random.Random(1)
+    most_s = check._longest_ms(spec) / 1e3
+    least_s = max(0.0, 2 * spec.base_rtt_ms / 1e3 - most_s)
+    for _ in range(20):
+        wire = Wire(lambda: chance.choice([least_s, most_s, chance.uniform(least_s, most_s)]))
+        assert asked(monkeypatch, wire, 200, 5000, round(1e6 * most_s)) == list(range(200))
+
+
+def test_a_link_that_is_slower_than_declared_is_heard_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue lets one go every 50 ms, and nobody has declared one."""
+    sent = iter(range(100))
+    wire = Wire(lambda: 0.05 * next(sent))
+    assert asked(monkeypatch, wire, 100, 1000, 1000) == list(range(100))
+
+
+def test_what_is_lost_is_not_waited_for_much_longer_than_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    for longest_s, lost in ((0.02, 0.1), (1.4, 0.1), (0.02, 1.0), (1.4, 1.0)):
+        wire = Wire(lambda lost=lost, took_s=longest_s: None if chance.random() < lost else took_s)
+        asked(monkeypatch, wire, 200, 5000, round(1e6 * longest_s))
+        waits_s = max(probe.UNHEARD_S, longest_s) if lost == 1 else longest_s
+        assert wire.now_s <= 0.995 + waits_s + probe.LAST_WAIT_S + 1e-6
