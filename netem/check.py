@@ -40,6 +40,7 @@ from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
 __all__ = ["Endpoint", "Ends", "LinkReport", "check_link"]
 
 RTT_PHASE_S, JITTER_PHASE_S, LOSS_PHASE_S, RATE_PHASE_S = 0.7, 3.0, 1.0, 0.4
+SPARSE_MS = 5.0
 BOTH_AT_ONCE_MBPS = 100.0  # beyond, two senders, two receivers and the router would compete for the processor
 MOST_PROBES_PER_S = 5000  # what a Python process sends and a user-mode Linux router forwards without strain
 FEWEST_LOSS_PROBES, FEWEST_WANTED = 200, 1000
@@ -111,9 +112,8 @@ def _told(problems: list[str], one_clock: bool) -> list[str]:
 
 
 def _measure_rtt(lab: Ends, spec: LinkSpec, report: LinkReport) -> list[str]:
-    """Sparse probes: so far apart that jitter does not let one catch up with another, since the link keeps
-    their order and would hold the second back. Jitter adds four standard errors to the tolerance."""
-    interval_ms = max(5.0, *(_reach_ms(spec.direction(which)) for which in DIRECTIONS))
+    """Sparse probes. Jitter adds four standard errors to the tolerance."""
+    interval_ms = max(_apart_ms(spec.direction(which)) for which in DIRECTIONS)
     phase_s = JITTER_PHASE_S if spec.up.jitter_ms or spec.down.jitter_ms else RTT_PHASE_S
     count = max(12, round(phase_s * 1e3 / interval_ms))
     heard = _ask(lab, count, interval_ms, _longest_ms(spec))
@@ -257,9 +257,11 @@ def _longest_ms(spec: LinkSpec) -> float:
     return sum(longest_ms(spec.direction(which)) for which in DIRECTIONS)
 
 
-def _reach_ms(side: DirectionSpec) -> float:
-    """How much later than another a packet may become by jitter, but for the far tails."""
-    return (2 if side.distribution == "uniform" else 3) * side.jitter_ms
+def _apart_ms(side: DirectionSpec) -> float:
+    """So far that no probe waits for the one before: for its turn at a low rate, or because jitter, but for the far
+    tails, let it catch up, since the link keeps their order."""
+    reach_ms = (2 if side.distribution == "uniform" else 3) * side.jitter_ms
+    return max(SPARSE_MS, reach_ms, 1e3 / _probes_per_s(side))
 
 
 def _probes_per_s(side: DirectionSpec) -> float:

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from queues import arrivals_s
 
 from netem import check, probe
-from netem.spec import LinkSpec
+from netem.judge import PROBE_FRAME_BITS, LinkReport, judge_delays
+from netem.spec import DIRECTIONS, LinkSpec
 
 
 class Wire:
@@ -95,3 +97,23 @@ def test_what_is_lost_is_not_waited_for_much_longer_than_it_may_take(monkeypatch
         asked(monkeypatch, wire, 200, 5000, round(1e6 * longest_s))
         waits_s = max(probe.UNHEARD_S, longest_s) if lost == 1 else longest_s
         assert wire.now_s <= 0.995 + waits_s + probe.LAST_WAIT_S + 1e-6
+
+
+def probed_ms(spec: LinkSpec, count: int = 60) -> dict[str, list[float]]:
+    """What the round trip's probes would find on that link."""
+    interval_s = max(check._apart_ms(spec.direction(which)) for which in DIRECTIONS) / 1e3
+    sent_s = [number * interval_s for number in range(count)]
+    there_s = arrivals_s(spec.up, sent_s, PROBE_FRAME_BITS)
+    back_s = arrivals_s(spec.down, there_s, PROBE_FRAME_BITS)
+    times_s = {"rtt": (sent_s, back_s), "up": (sent_s, there_s), "down": (there_s, back_s)}
+    return {what: [1e3 * (end - begin) for begin, end in zip(*pair)] for what, pair in times_s.items()}
+
+
+@pytest.mark.parametrize("rtt_ms", [1, 20, 600])
+def test_probes_do_not_fill_the_link_that_they_measure(rtt_ms: float) -> None:
+    for rate_mbps in (0.001, 0.02, 0.1, 0.17, 0.5, 1.4, 10, 1000):
+        for other in ({}, {"rate_mbps": 20}):
+            spec = LinkSpec(rtt_ms=rtt_ms, up={"rate_mbps": rate_mbps}, down=other)
+            assert judge_delays(spec, probed_ms(spec), LinkReport({}, {})) == []
+            spec = LinkSpec(rtt_ms=rtt_ms, up=other, down={"rate_mbps": rate_mbps})
+            assert judge_delays(spec, probed_ms(spec), LinkReport({}, {})) == []
