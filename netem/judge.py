@@ -178,8 +178,10 @@ def longest_ms(side: DirectionSpec) -> float:
 
 
 def serialising_ms(side: DirectionSpec) -> float:
-    """Of a probe."""
-    return paced_bits(side, PROBE_FRAME_BITS) / (side.rate_mbps * 1e3) if side.rate_mbps else 0.0
+    """Of a sparse probe; the bucket of a rate that varies has been filled for it meanwhile."""
+    if side.rate_mbps is None or side.has_bottleneck:
+        return 0.0
+    return paced_bits(side, PROBE_FRAME_BITS) / (side.rate_mbps * 1e3)
 
 
 def paced_bits(side: DirectionSpec, frame_bits: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,4 +117,12 @@ def test_probes_do_not_fill_the_link_that_they_measure(rtt_ms: float) -> None:
             spec = LinkSpec(rtt_ms=rtt_ms, up={"rate_mbps": rate_mbps}, down=other)
             assert judge_delays(spec, probed_ms(spec), LinkReport({}, {})) == []
             spec = LinkSpec(rtt_ms=rtt_ms, up=other, down={"rate_mbps": rate_mbps})
+            assert judge_delays(spec, probed_ms(spec), LinkReport({}, {})) == []
+
+
+def test_a_traced_rate_lets_a_sparse_probe_through_at_once(tmp_path: Path) -> None:
+    for rate_mbps in (0.01, 0.5, 1.4, 30):
+        (tmp_path / "low.csv").write_text(f"t_s,rate_mbps\n0,{rate_mbps}\n5,40\n")
+        for ways in ({"trace": "low.csv"}, {"up": {"trace": "low.csv"}}, {"down": {"trace": "low.csv"}}):
+            spec = LinkSpec.model_validate({"rtt_ms": 20, **ways}, context={"folder": tmp_path}).at_start()
             assert judge_delays(spec, probed_ms(spec), LinkReport({}, {})) == []
