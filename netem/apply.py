@@ -114,8 +114,10 @@ def expected_values(spec: DirectionSpec) -> dict[str, Any]:
         for name, chance_pct in model.netem_pct.items() if model else ():
             values[f"{prefix}_{NETEMS_NAMES.get(name, name)}_pct"] = chance_pct
     if slot := spec.slot:
-        lone = {"slot_min_ms": slot.min_ms, "slot_max_ms": slot.max_ms or slot.min_ms, "slot_mean_ms": slot.mean_ms}
-        values |= lone | {"slot_jitter_ms": slot.jitter_ms, "slot_packets": slot.packets, "slot_bytes": slot.bytes}
+        uniform = slot.distribution == "uniform"
+        names = ("slot_min_ms", "slot_max_ms") if uniform else ("slot_mean_ms", "slot_jitter_ms")
+        values |= zip(names, slot.bounds_ms if uniform else (slot.mean_ms, slot.jitter_ms))
+        values |= {"slot_packets": slot.packets, "slot_bytes": slot.bytes}
     values = {key: value for key, value in values.items() if value}
     return values | ({"seed": spec.seed} if spec.seed is not None else {})
 

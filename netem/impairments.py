@@ -143,9 +143,18 @@ class SlotSpec(Strict):
             raise ValueError("slot: max_ms goes with min_ms, and jitter_ms may not be larger than mean_ms")
         if self.min_ms is not None and self.max_ms is not None and self.max_ms < self.min_ms:
             raise ValueError(f"slot: max_ms ({self.max_ms:g}) is less than min_ms ({self.min_ms:g})")
+        if self.distribution != "uniform" and not self.jitter_ms:
+            raise ValueError(f"slot: distribution '{self.distribution}' does nothing without jitter_ms: give both")
         return self
 
     @property
+    def bounds_ms(self) -> tuple[float, float]:
+        """Of the time between two slots, but for the tails of a distribution; anything between is as likely in a
+        uniform one."""
+        if self.mean_ms is not None:
+            return self.mean_ms - self.jitter_ms, self.mean_ms + self.jitter_ms
+        return self.min_ms or 0.0, self.max_ms or self.min_ms or 0.0
+
+    @property
     def longest_ms(self) -> float:
-        """Between two slots, but for the tails of a distribution."""
-        return self.mean_ms + self.jitter_ms if self.mean_ms is not None else (self.max_ms or self.min_ms or 0.0)
+        return self.bounds_ms[1]

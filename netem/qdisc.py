@@ -95,10 +95,10 @@ def _rate_argv(spec: DirectionSpec, before: DirectionSpec | None) -> list[str]:
 
 
 def _slot_argv(slot: SlotSpec) -> list[str]:
-    if slot.mean_ms is not None:
-        argv = ["distribution", slot.distribution, f"{number(slot.mean_ms)}ms", f"{number(slot.jitter_ms)}ms"]
+    if slot.distribution == "uniform":  # of which tc has no table: between two bounds it is netem's own
+        argv = [f"{number(bound_ms)}ms" for bound_ms in slot.bounds_ms]
     else:
-        argv = [f"{number(slot.min_ms or 0)}ms", f"{number(slot.max_ms or slot.min_ms or 0)}ms"]
+        argv = ["distribution", slot.distribution, f"{number(slot.mean_ms or 0)}ms", f"{number(slot.jitter_ms)}ms"]
     argv += ["packets", str(slot.packets)] if slot.packets else []
     argv += ["bytes", str(slot.bytes)] if slot.bytes else []
     return ["slot", *argv]

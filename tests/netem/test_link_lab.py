@@ -69,6 +69,8 @@ EVERYTHING = [
      "rate_mbps": 5, "rate_overhead_bytes": -10, "rate_cell_bytes": 48, "rate_cell_overhead_bytes": 5},
     {"delay_ms": 10, "slot": {"min_ms": 5, "max_ms": 10, "packets": 20, "bytes": 30000}},
     {"delay_ms": 10, "slot": {"mean_ms": 5, "jitter_ms": 1, "distribution": "normal"}},
+    {"delay_ms": 10, "slot": {"mean_ms": 5}},
+    {"delay_ms": 10, "slot": {"mean_ms": 5, "jitter_ms": 5, "packets": 9}},
     {"delay_ms": 3},
 ]  # fmt: skip
 

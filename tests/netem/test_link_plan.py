@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from netem import plan
-from netem.apply import applied_values, differences, our_netem
+from netem.apply import applied_values, differences, expected_values, our_netem
 from netem.plan import LabNames, netem_argv, reshape
 from netem.spec import DirectionSpec, LinkSpec
 
@@ -53,6 +53,18 @@ from netem.spec import DirectionSpec, LinkSpec
 )
 def test_netem_arguments(spec: dict, text: str) -> None:
     assert " ".join(netem_argv(DirectionSpec(**spec))) == text
+
+
+def test_slots_of_a_uniform_law_lie_between_two_bounds() -> None:
+    """However they are given: tc has no table of it, and refuses a distribution without jitter."""
+    for mean, bounds in (
+        ({"mean_ms": 10}, {"min_ms": 10}),
+        ({"mean_ms": 10, "jitter_ms": 2}, {"min_ms": 8, "max_ms": 12}),
+        ({"mean_ms": 0.5, "jitter_ms": 0.25, "packets": 3}, {"min_ms": 0.25, "max_ms": 0.75, "packets": 3}),
+    ):
+        by_mean, by_bounds = DirectionSpec(slot=mean), DirectionSpec(slot=bounds)
+        assert netem_argv(by_mean) == netem_argv(by_bounds)
+        assert expected_values(by_mean) == expected_values(by_bounds)
 
 
 def test_jitter_keeps_order_by_a_rate_that_never_limits_unless_reordering_is_wanted() -> None:

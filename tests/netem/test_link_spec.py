@@ -141,6 +141,7 @@ def test_a_users_own_profile(tmp_path) -> None:
         ({"slot": {"max_ms": 3}}, "min_ms"),
         ({"slot": {"min_ms": 3, "mean_ms": 3}}, "min_ms"),
         ({"slot": {"min_ms": 3, "max_ms": 2}}, "less than"),
+        ({"slot": {"mean_ms": 3, "distribution": "normal"}}, "does nothing without jitter_ms"),
         ({"duplicate_correlation_pct": 4}, "duplicate_pct"),
     ],
 )
