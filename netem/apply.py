@@ -110,6 +110,8 @@ def expected_values(spec: DirectionSpec) -> dict[str, Any]:
     values["reorder_gap"] = spec.reorder_gap or (1 if spec.reorder_pct else 0)
     for key in (*("rate_overhead_bytes", "rate_cell_bytes", "rate_cell_overhead_bytes", "ecn"), *_KEYS):
         values[key] = getattr(spec, key, 0)
+    if not spec.mean_loss_pct:  # as at times in a trace: then tc neither takes nor shows what goes with it
+        values |= {"ecn": False, "loss_correlation_pct": 0}
     for model, prefix in ((spec.gilbert, "gilbert"), (spec.loss_states, "loss_state")):
         for name, chance_pct in model.netem_pct.items() if model else ():
             values[f"{prefix}_{NETEMS_NAMES.get(name, name)}_pct"] = chance_pct
@@ -130,8 +132,9 @@ def differences(spec: DirectionSpec, applied: dict[str, Any]) -> list[str]:
     """
     expected = expected_values(spec)
     found = []
+    unasked = {"seed", "ecn"} if spec.ecn else {"seed"}  # drawn where none is given; kept while nothing is lost
     for key in sorted(expected.keys() | applied.keys()):
-        if key == "seed" and key not in expected:  # a kernel that has seeds draws one where none is given
+        if key in unasked and key not in expected:
             continue
         want, have = expected.get(key, 0), applied.get(key, 0)
         if key == "seed" and want != have:  # an old kernel passes over what it does not know

@@ -113,6 +113,11 @@ class DirectionSpec(Strict):
                 raise ValueError(f"{key} ({getattr(self, key):g}) is given, and trace {trace.file} varies it: keep one")
         if "loss_pct" in keys and (self.gilbert or self.loss_states):
             raise ValueError(f"trace {trace.file} varies the loss, so gilbert and loss_states cannot stand beside it")
+        if "delay_ms" in keys and self.reorder_pct and not min(trace.trace.column("delay_ms")):
+            raise ValueError(
+                f"reorder_pct ({self.reorder_pct:g}) sends packets ahead of those delayed, and the delay of trace"
+                f" {trace.file} falls to 0: raise its least delay, or leave reorder_pct out"
+            )
         if "delay_ms" in keys and self.jitter_ms > min(trace.trace.column("delay_ms")):
             raise ValueError(f"jitter_ms ({self.jitter_ms:g}) is larger than the least delay of trace {trace.file}")
         if "rate_mbps" in keys and (self.rate_overhead_bytes or self.rate_cell_bytes or self.slot):

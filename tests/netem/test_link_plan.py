@@ -157,6 +157,19 @@ def test_read_back_is_compared_with_what_was_declared() -> None:
     ]
 
 
+def test_what_goes_with_a_loss_is_asked_for_and_expected_only_while_there_is_one() -> None:
+    for spec in (
+        DirectionSpec(delay_ms=9, loss_pct=1, ecn=True, loss_correlation_pct=25),
+        DirectionSpec(delay_ms=9, gilbert={"mean_loss_pct": 1, "mean_burst": 2}, ecn=True),
+    ):
+        for point in (spec, spec.model_copy(update={"loss_pct": 0.0, "gilbert": None})):
+            argv, expected = netem_argv(point), expected_values(point)
+            assert ("ecn" in argv) == ("ecn" in expected) == bool(point.mean_loss_pct)
+            assert ("25%" in argv) == ("loss_correlation_pct" in expected)
+            assert differences(point, expected | {"ecn": True}) == [], "netem keeps a mark until told otherwise"
+    assert differences(DirectionSpec(delay_ms=9), {"queue_packets": 1125, "delay_ms": 9, "ecn": True}) != []
+
+
 def test_only_our_own_qdisc_is_read() -> None:
     assert our_netem(SHOWN.replace("d55d:", "8001:")) is None
     assert our_netem("") is None

@@ -54,6 +54,15 @@ def test_a_trace_is_applied_point_by_point_and_written_down(lab: Lab, course: Pa
     assert lab.applied["up"]["rate_mbps"] == pytest.approx(8) and lab.applied["up"]["delay_ms"] == pytest.approx(10)
 
 
+def test_a_loss_that_comes_and_goes_takes_its_marks_and_correlation_along(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "loss.csv").write_text("t_s,loss_pct\n0,0\n0.1,5\n0.2,0\n")
+    trace = {"file": str(tmp_path / "loss.csv"), "loop": False}
+    lab.change(LinkSpec(backend=lab.backend, up={"ecn": True, "loss_correlation_pct": 25, "trace": trace}))
+    for t_s in (0.0, 0.1, 0.2):
+        play(lab, tmp_path / "log", 0.05, t_s)
+        assert ("loss_correlation_pct" in lab.applied["up"]) == (t_s == 0.1)
+
+
 def test_a_rate_of_nothing_keeps_what_waits_and_lets_it_go_afterwards(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "gap.csv").write_text("t_s,rate_mbps\n0,0\n1.5,10\n2,10\n")
     link = LinkSpec(backend=lab.backend, up={"trace": {"file": str(tmp_path / "gap.csv"), "loop": False}})

@@ -345,15 +345,16 @@ def test_an_impossible_generator_is_refused_by_name(call, words):
             {"down": {"trace": "TRACE", "gilbert": {"mean_loss_pct": 1, "mean_burst": 2}}},
             ["varies the loss", "gilbert"],
         ),
+        ({"up": {"trace": "CALM", "reorder_pct": 5}}, ["reorder_pct (5)", "falls to 0"]),
         ({"outages": [{"at_s": 1, "for_s": 2}, {"at_s": 2, "for_s": 1, "direction": "up"}]}, ["cut again at 2 s"]),
         ({"outages": [{"at_s": -1, "for_s": 2}]}, ["at_s"]),
         ({"outages": [{"at_s": 1, "for_s": 0}]}, ["for_s"]),
     ],
 )
 def test_what_cannot_be_played_is_refused(tmp_path, link, words):
-    path = str(written(tmp_path, CSV))
+    path, calm = str(written(tmp_path, CSV)), str(written(tmp_path, "t_s,delay_ms\n0,10\n1,0\n", "calm.csv"))
     with pytest.raises(ValidationError) as raised:
-        LinkSpec.model_validate_json(json.dumps(link).replace("TRACE", path))
+        LinkSpec.model_validate_json(json.dumps(link).replace("TRACE", path).replace("CALM", calm))
     assert all(word in str(raised.value) for word in words), raised.value
 
 
