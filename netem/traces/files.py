@@ -120,13 +120,13 @@ def _read_mahimahi(path: Path, lines: Sequence[Line], step_ms: float) -> Trace:
     period_ms = times_ms[-1]
     if period_ms == 0:
         raise TraceError(f"trace {path} line {lines[-1][0]}: the last time is 0, so the trace has no length")
-    steps = max(1, math.ceil(period_ms / step_ms - 1e-9))
+    steps = max(1, math.floor(period_ms / step_ms + 1e-9))  # what is left at the end belongs to the last
     counts = [0] * steps
     for time_ms in times_ms:
         counts[min(steps - 1, int(time_ms / step_ms))] += 1
     points = []
     for step, deliveries in enumerate(counts):
-        hold_ms = min(period_ms, (step + 1) * step_ms) - step * step_ms
+        hold_ms = step_ms if step < steps - 1 else period_ms - step * step_ms
         points.append(Point(step * step_ms / 1e3, rate_mbps=deliveries * DELIVERY_BYTES * 8 / (hold_ms * 1e3)))
     return Trace(tuple(points), period_ms / 1e3, "mahimahi")
 

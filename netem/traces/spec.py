@@ -65,7 +65,7 @@ class TraceSpec(Strict):
             raise ValueError(f"trace {self.file}: lets nothing through at any time")
         if self.offset_s >= trace.period_s:
             raise ValueError(f"trace {self.file}: offset_s ({self.offset_s:g}) is beyond its {trace.period_s:g} s")
-        if trace.finest_s / self.speed < FASTEST_S - 1e-9:
+        if len(trace.points) > 1 and trace.finest_s / self.speed < FASTEST_S - 1e-9:
             raise ValueError(
                 f"trace {self.file}: changes every {1e3 * trace.finest_s / self.speed:.3g} ms, faster than the"
                 f" {1e3 * FASTEST_S:g} ms in which the link can follow: lower speed, or thin the trace out"

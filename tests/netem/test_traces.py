@@ -55,6 +55,18 @@ def test_a_mahimahi_trace_delivers_what_its_lines_say(tmp_path):
         assert trace.points[0].rate_mbps == pytest.approx(len(within) * DELIVERY_BYTES * 8 / (step_ms * 1e3))
 
 
+@pytest.mark.parametrize("step_ms", [10, 100, 330])
+def test_a_mahimahi_trace_may_be_of_any_length(tmp_path, step_ms):
+    """A steady one is steady to its end, which is no change of its own, but for a packet at the edge of a step."""
+    for period_ms in [1, 7, 99, *range(1000, 1012), 1050, 1099]:
+        path = written(tmp_path, "\n".join(map(str, range(1, period_ms + 1))), "steady.up")
+        spec = LinkSpec.model_validate({"up": {"trace": {"file": str(path), "step_ms": step_ms}}})
+        trace = spec.up.trace.trace
+        assert trace.finest_s >= min(step_ms, period_ms) / 1e3 - 1e-9
+        assert trace.mean("rate_mbps") == pytest.approx(DELIVERY_BYTES * 8 / 1e3)
+        assert trace.column("rate_mbps") == pytest.approx([DELIVERY_BYTES * 8 / 1e3] * len(trace.points), rel=0.11)
+
+
 def test_rates_a_second_in_one_column_or_two(tmp_path):
     one = read_trace(written(tmp_path, "3.5\n0\n12\n", "a"), format="mbps")
     assert [(p.t_s, p.rate_mbps) for p in one.points] == [(0, 3.5), (1, 0), (2, 12)] and one.period_s == 3
