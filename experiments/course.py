@@ -8,7 +8,6 @@ wall, from the first counted request on. Warm-up is served by the link as it sta
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ def keep_files(link: LinkSpec, folder: Path) -> None:
     for which in DIRECTIONS:
         if (trace := link.direction(which).trace) is not None:
             (folder / FILES).mkdir(exist_ok=True)
-            shutil.copyfile(trace.file, folder / FILES / f"{trace.file_sha256[:8]}-{Path(trace.file).name}")
+            (folder / FILES / f"{trace.file_sha256[:8]}-{Path(trace.file).name}").write_bytes(trace.content)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -177,7 +177,7 @@ class DirectionSpec(Strict):
     def longest_delay_ms(self) -> float:
         """But for jitter."""
         traced = self.trace is not None and "delay_ms" in self.trace.trace.keys
-        return max(self.trace.trace.column("delay_ms")) if self.trace and traced else self.delay_ms
+        return self.trace.trace.most["delay_ms"] if self.trace and traced else self.delay_ms
 
     @property
     def long_term_loss_pct(self) -> float:
@@ -195,7 +195,7 @@ class DirectionSpec(Strict):
         """
         rate_mbps = self.rate_mbps or UNLIMITED_RATE_MBPS
         if self.trace and self.has_bottleneck:
-            rate_mbps = max(self.trace.trace.column("rate_mbps"))
+            rate_mbps = self.trace.trace.most["rate_mbps"]
         elif self.queue_packets is not None:
             return self.queue_packets
         waits_ms = self.longest_delay_ms + self.jitter_ms + (self.slot.longest_ms if self.slot else 0.0)

@@ -31,10 +31,21 @@ def read_trace(path: Path, format: Format | None = None, side: Side = "up", step
     """`side` chooses a csv's columns, `step_ms` is what a Mahimahi trace is averaged over. Without `format` a file
     that begins with letters is csv, one of two columns mbps, and one of a single column mahimahi. Raises TraceError.
     """
+    return parse_trace(path, read_content(path), format, side, step_ms)
+
+
+def read_content(path: Path) -> bytes:
+    """Raises TraceError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise TraceError(f"trace {path}: cannot be read: {error.strerror}") from None
+
+
+def parse_trace(path: Path, content: bytes, format: Format | None, side: Side, step_ms: float) -> Trace:
+    """As `read_trace`, of what was read."""
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise TraceError(f"trace {path}: is not UTF-8 text") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from netem.impairments import Strict
-from netem.traces.files import Format, Side, read_trace
+from netem.traces.files import Format, Side, parse_trace, read_content
 from netem.traces.trace import Point, Trace, TraceError
 
 FASTEST_S = 0.01  # changes closer together would be late, each takes about a millisecond
 
 
 class TraceSpec(Strict):
-    """A direction's trace. Its time begins as `link.clock` says; until then its first point holds."""
+    """A direction's trace. Its time begins as `link.clock` says; until then its first point holds.
+
+    The file is read once, when the configuration is: what is checked, played, pinned and kept is the same.
+    """
 
     file: str = Field(description="a relative path is taken from the configuration's folder")
     side: Side = Field(default="up", description="whose columns of a csv; by default the direction's own")
@@ -33,17 +36,17 @@ class TraceSpec(Strict):
     def _file_from_the_folder(cls, value: str, info: ValidationInfo) -> str:
         return str(Path((info.context or {}).get("folder", "."), Path(value).expanduser()).resolve())
 
-    @property
-    def trace(self) -> Trace:
-        """Raises TraceError."""
-        return _read(self.file, self.format, self.side, self.step_ms, self.file_sha256)
+    @cached_property
+    def content(self) -> bytes:
+        return read_content(Path(self.file))
 
-    @property
+    @cached_property
+    def trace(self) -> Trace:
+        return _parsed(self.file, self.content, self.format, self.side, self.step_ms)
+
+    @cached_property
     def file_sha256(self) -> str:
-        try:
-            return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
-        except OSError as error:
-            raise TraceError(f"trace {self.file}: cannot be read: {error.strerror}") from None
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def start(self) -> Point:
@@ -86,5 +89,5 @@ class OutageSpec(Strict):
 
 
 @lru_cache(maxsize=16)
-def _read(file: str, format: Format | None, side: Side, step_ms: float, _sha256: str) -> Trace:
-    return read_trace(Path(file), format, side, step_ms)
+def _parsed(file: str, content: bytes, format: Format | None, side: Side, step_ms: float) -> Trace:
+    return parse_trace(Path(file), content, format, side, step_ms)

@@ -60,6 +60,11 @@ class Trace:
     def column(self, key: str) -> list[float]:
         return [point.values[key] for point in self.points]
 
+    @cached_property
+    def most(self) -> dict[str, float]:
+        """Of each key, at any time."""
+        return {key: max(self.column(key)) for key in self.keys}
+
     def mean(self, key: str) -> float:
         """Over time."""
         return sum(value * hold for value, hold in zip(self.column(key), self._holds)) / self.period_s

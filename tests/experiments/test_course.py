@@ -153,11 +153,11 @@ def test_a_trace_is_found_from_the_configurations_folder_pinned_and_kept(tmp_pat
     resolved = config.resolved()["link"]["up"]["trace"]
     assert resolved["file"] == str(tmp_path / "traces" / "mine.csv") and len(resolved["sha256"]) == 64
     assert config.timing.rtt_ms == 80 and config.timing.rate_mbps == 8
-    keep_files(config.link, tmp_path)
-    [kept] = (tmp_path / "traces").glob("*-mine.csv")
-    assert kept.read_text() == CSV
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(config.resolved()))
     (tmp_path / "traces" / "mine.csv").write_text(CSV + "9,9,9\n")
+    keep_files(config.link, tmp_path)  # what was read, and is played, whatever became of the file
+    [kept] = (tmp_path / "traces").glob("*-mine.csv")
+    assert kept.read_text() == CSV and kept.name.startswith(resolved["sha256"][:8])
     with pytest.raises(ConfigError, match="is not the file this configuration was written for"):
         load_config(tmp_path / "again.yaml")
 

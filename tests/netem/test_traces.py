@@ -370,6 +370,20 @@ def test_what_cannot_be_played_is_refused(tmp_path, link, words):
     assert all(word in str(raised.value) for word in words), raised.value
 
 
+def test_a_trace_is_read_when_the_configuration_is_and_never_again(tmp_path, monkeypatch):
+    path = written(tmp_path, CSV)
+    spec = LinkSpec(up={"trace": str(path)})
+    path.unlink()
+    monkeypatch.setattr(Path, "read_bytes", None)
+    monkeypatch.setattr(Path, "read_text", None)
+    lab = Kernel(spec)
+    for event in islice(events(spec), 20):
+        lab.retune(event.direction, event.point, event.t_s, event.until_s)
+        lab.read_back()
+    copy = spec.model_copy(update={"clock": "run"})
+    assert copy.up.limit_packets == spec.up.limit_packets and copy.up.trace.file_sha256 == spec.up.trace.file_sha256
+
+
 def test_a_traced_spec_reads_back_as_itself(tmp_path):
     spec = LinkSpec(
         trace={"file": str(written(tmp_path, CSV)), "speed": 2}, outages=[{"at_s": 1, "for_s": 2}], clock="run"
