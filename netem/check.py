@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from netem.errors import LinkError
 from netem.judge import (
+    OFFERED_OVER_DECLARED,
     ONE_WAY,
     PROBE_FRAME_BITS,
     STREAM_FRAME_BITS,
@@ -34,6 +35,7 @@ from netem.judge import (
     judge_rate,
     longest_ms,
     paced_bits,
+    settling_s,
 )
 from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
 
@@ -46,7 +48,7 @@ MOST_PROBES_PER_S = 5000  # what a Python process sends and a user-mode Linux ro
 FEWEST_LOSS_PROBES, FEWEST_WANTED = 200, 1000
 LOSSES_TO_SEE = 200
 FEWEST_STREAM_PACKETS = 45
-OFFERED_OVER_DECLARED, FILL_ATTEMPTS = 1.5, 3
+FILL_ATTEMPTS = 3
 START_S = 20.0  # for a probe process on a busy machine
 
 
@@ -199,15 +201,28 @@ def _fill(lab: Ends, which: Direction, side: DirectionSpec) -> tuple[list[int], 
 def _stream(lab: Ends, which: Direction, side: DirectionSpec) -> tuple[list[int], float]:
     """Arrival times at the receiver, and the rate really offered."""
     sender, receiver = (lab.device, lab.edge) if which == "up" else (lab.edge, lab.device)
-    rate_mbps, kept = side.rate_mbps or 0.0, max(0.1, 1 - side.mean_loss_pct / 100)
-    count = max(FEWEST_STREAM_PACKETS, round(rate_mbps * 1e6 * RATE_PHASE_S / STREAM_FRAME_BITS / kept))
+    rate_mbps, kept = side.rate_mbps or 0.0, _kept(side)
+    count, pace_mbps = _to_stream(side)
     with _answerer(receiver) as (port, finish):
-        arguments = ["stream", receiver.address, port, count, rate_mbps * OFFERED_OVER_DECLARED / kept]
-        said = _run(sender, arguments, 1e4)
+        arguments = ["stream", receiver.address, port, count, pace_mbps]
+        said = _run(sender, arguments, 1e3 * count * STREAM_FRAME_BITS / (pace_mbps * 1e6))
         backlog_s = count * kept * STREAM_FRAME_BITS / (rate_mbps * 1e6) - said["seconds"]
         time.sleep(max(0.0, backlog_s) + longest_ms(side) / 1e3 + 0.1)
         arrived = finish()
     return arrived["arrivals_ns"], kept * count * STREAM_FRAME_BITS / max(said["seconds"], 1e-6) / 1e6
+
+
+def _to_stream(side: DirectionSpec) -> tuple[int, float]:
+    """Packets, and the pace (Mbit/s) at which they leave."""
+    rate_mbps = side.rate_mbps or 0.0
+    per_s = rate_mbps * 1e6 / STREAM_FRAME_BITS
+    count = max(FEWEST_STREAM_PACKETS, per_s * RATE_PHASE_S) + per_s * settling_s(side)
+    return round(count / _kept(side)), rate_mbps * OFFERED_OVER_DECLARED / _kept(side)
+
+
+def _kept(side: DirectionSpec) -> float:
+    """Share of packets that are not lost."""
+    return max(0.1, 1 - side.mean_loss_pct / 100)
 
 
 def _command(host: Endpoint, arguments: Sequence[object]) -> list[str]:

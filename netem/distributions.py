@@ -28,9 +28,9 @@ def delay_quantile_ms(side: DirectionSpec, share: float) -> float | None:
     return max(0.0, side.delay_ms + side.jitter_ms * entry / ONE)
 
 
-def longest_delay_ms(side: DirectionSpec) -> float:
-    """That no packet is later than, whichever way the dice fall."""
-    return side.delay_ms + side.jitter_ms * (1.0 if side.distribution == "uniform" else FURTHEST)
+def furthest_ms(side: DirectionSpec) -> float:
+    """That no packet's jitter is beyond, whichever way the dice fall."""
+    return side.jitter_ms * (1.0 if side.distribution == "uniform" else FURTHEST)
 
 
 def middle_half_ms(side: DirectionSpec) -> float | None:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from netem import binomial
-from netem.distributions import delay_quantile_ms, longest_delay_ms, middle_half_ms
+from netem.distributions import delay_quantile_ms, furthest_ms, middle_half_ms
 from netem.errors import LinkError
 from netem.probe import FRAME_OVERHEAD_BYTES, PROBE_BYTES, STREAM_BYTES
 from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
@@ -20,6 +20,7 @@ from netem.spec import DIRECTIONS, Direction, DirectionSpec, LinkSpec
 PROBE_FRAME_BITS = (PROBE_BYTES + FRAME_OVERHEAD_BYTES) * 8
 STREAM_FRAME_BITS = (STREAM_BYTES + FRAME_OVERHEAD_BYTES) * 8
 PAYLOAD_SHARE = STREAM_BYTES / (STREAM_BYTES + FRAME_OVERHEAD_BYTES)
+OFFERED_OVER_DECLARED = 1.5  # by a stream that is to fill the link
 ONE_WAY = "delay"  # how a problem with one begins
 FEWEST_JITTER_PROBES = 30
 
@@ -153,7 +154,7 @@ def judge_rate(
             f"rate {which}: the prober could offer only {offered_mbps:.0f} Mbit/s, too little to fill it"
         )
         return []
-    rate_mbps = arrival_rate_mbps(arrivals_ns)
+    rate_mbps = arrival_rate_mbps(arrivals_ns, settling_s(side))
     report.observed.setdefault(which, {}).update(rate_mbps=rate_mbps, goodput_mbps=rate_mbps * PAYLOAD_SHARE)
     off_pct = 100 * (rate_mbps / declared_mbps - 1)
     if abs(off_pct) <= spec.tolerance.rate_pct:
@@ -174,7 +175,7 @@ def expected_delay_ms(side: DirectionSpec) -> float:
 
 def longest_ms(side: DirectionSpec) -> float:
     """That a probe should take at most; slots that send only so much at once may keep it longer."""
-    return longest_delay_ms(side) + serialising_ms(side) + (side.slot.longest_ms if side.slot else 0.0)
+    return side.delay_ms + furthest_ms(side) + serialising_ms(side) + (side.slot.longest_ms if side.slot else 0.0)
 
 
 def serialising_ms(side: DirectionSpec) -> float:
@@ -219,9 +220,17 @@ def mean_burst(sent: int, arrived: set[int]) -> float | None:
     return len(missing) / bursts if bursts else None
 
 
-def arrival_rate_mbps(arrivals_ns: list[int]) -> float:
-    """Slope of packets over time by least squares, past the first third (the queue is filling)."""
-    late = sorted(arrivals_ns)[len(arrivals_ns) // 3 :]
+def settling_s(side: DirectionSpec) -> float:
+    """From a stream's first arrival on, until more waits than jitter can make up for: then, since packets keep their
+    order, the rate alone spaces them."""
+    return furthest_ms(side) / 1e3 / (1 - 1 / OFFERED_OVER_DECLARED)
+
+
+def arrival_rate_mbps(arrivals_ns: Sequence[int], settled_after_s: float) -> float:
+    """Slope of packets over time by least squares, once settled and past the first third (the queue is filling)."""
+    begun_ns = min(arrivals_ns, default=0) + settled_after_s * 1e9
+    settled = sorted(arrival for arrival in arrivals_ns if arrival >= begun_ns)
+    late = settled[len(settled) // 3 :]
     if len(late) < 3:
         return 0.0
     times_s = [(arrival - late[0]) / 1e9 for arrival in late]

@@ -34,8 +34,10 @@ def drawn_ms(side: DirectionSpec, count: int, seed: int) -> list[float]:
 
 def test_rate_is_the_slope_of_arrivals_past_the_start() -> None:
     arrivals = [0] * 30 + [1_000_000 * index for index in range(1, 61)]  # one 1514-byte frame per millisecond
-    assert arrival_rate_mbps(arrivals) == pytest.approx(12.112)
-    assert arrival_rate_mbps([]) == 0
+    assert arrival_rate_mbps(arrivals, 0.0) == pytest.approx(12.112)
+    unsettled = [0, 15_000_000] + [30_000_000 + 1_000_000 * index for index in range(5)] + [40_000_000, 50_000_000]
+    assert arrival_rate_mbps(unsettled + [51_000_000 + at_ns for at_ns in arrivals[30:]], 0.05) == pytest.approx(12.112)
+    assert arrival_rate_mbps([], 0.0) == 0
 
 
 def test_bursts_are_runs_of_missing_numbers() -> None:

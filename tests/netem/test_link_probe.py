@@ -13,7 +13,8 @@ import pytest
 from queues import arrivals_s
 
 from netem import check, probe
-from netem.judge import PROBE_FRAME_BITS, LinkReport, judge_delays
+from netem.distributions import middle_half_ms
+from netem.judge import PROBE_FRAME_BITS, STREAM_FRAME_BITS, LinkReport, judge_delays, judge_rate
 from netem.spec import DIRECTIONS, LinkSpec
 
 
@@ -126,3 +127,29 @@ def test_a_traced_rate_lets_a_sparse_probe_through_at_once(tmp_path: Path) -> No
         for ways in ({"trace": "low.csv"}, {"up": {"trace": "low.csv"}}, {"down": {"trace": "low.csv"}}):
             spec = LinkSpec.model_validate({"rtt_ms": 20, **ways}, context={"folder": tmp_path}).at_start()
             assert judge_delays(spec, probed_ms(spec), LinkReport({}, {})) == []
+
+
+@pytest.mark.parametrize(
+    "up",
+    [
+        {"rate_mbps": 2, "delay_ms": 300, "jitter_ms": 50, "distribution": "normal", "loss_pct": 1},
+        {"rate_mbps": 1, "delay_ms": 300, "jitter_ms": 100, "distribution": "pareto"},
+        {"rate_mbps": 1, "delay_ms": 300, "jitter_ms": 300, "distribution": "paretonormal"},
+        {"rate_mbps": 0.5, "delay_ms": 200, "jitter_ms": 200, "loss_pct": 5},
+        {"delay_ms": 200, "jitter_ms": 100, "distribution": "pareto", "trace": "steady.csv"},
+        {"rate_mbps": 5, "delay_ms": 2},
+    ],
+    ids=str,
+)
+def test_a_rate_is_found_whatever_the_jitter(tmp_path: Path, up: dict) -> None:
+    (tmp_path / "steady.csv").write_text("t_s,rate_mbps\n0,2\n5,2\n")
+    spec = LinkSpec.model_validate({"up": up}, context={"folder": tmp_path}).at_start()
+    if middle_half_ms(spec.up) is None:
+        pytest.skip("tc's tables of distributions are not here: apt install iproute2")
+    count, pace_mbps = check._to_stream(spec.up)
+    sent_s = [number * STREAM_FRAME_BITS / (pace_mbps * 1e6) for number in range(count)]
+    for seed in range(40):
+        arrived_ns = [round(1e9 * at_s) for at_s in arrivals_s(spec.up, sent_s, STREAM_FRAME_BITS, seed)]
+        assert judge_rate("up", spec, arrived_ns, pace_mbps, LinkReport({}, {})) == []
+        slower_ns = [round(1.06 * at_ns) for at_ns in arrived_ns]
+        assert judge_rate("up", spec, slower_ns, pace_mbps, LinkReport({}, {})) != []
