@@ -59,10 +59,10 @@ def parse_trace(path: Path, content: bytes, format: Format | None, side: Side, s
 
 
 def write_csv(path: Path, points: Iterable[Point], comment: str = "") -> None:
-    """Both directions alike; `comment` is put in front."""
+    """Both directions alike, every number as it is; `comment` is put in front."""
     points = list(points)
     keys = list(points[0].values)
-    rows = [",".join(f"{value:.6g}" for value in (point.t_s, *point.values.values())) for point in points]
+    rows = [",".join(str(value) for value in (point.t_s, *point.values.values())) for point in points]
     head = [f"# {line}" for line in comment.splitlines()]
     path.write_text("\n".join([*head, ",".join(["t_s", *keys]), *rows]) + "\n", encoding="utf-8")
 
