@@ -45,7 +45,7 @@ def read_content(path: Path) -> bytes:
 def parse_trace(path: Path, content: bytes, format: Format | None, side: Side, step_ms: float) -> Trace:
     """As `read_trace`, of what was read."""
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # a byte order mark, as spreadsheets write it, is no part of the text
     except UnicodeDecodeError:
         raise TraceError(f"trace {path}: is not UTF-8 text") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]

@@ -81,6 +81,11 @@ def test_what_is_written_is_read_again(tmp_path):
         assert read_trace(tmp_path / "mine.csv").points == tuple(points)
 
 
+@pytest.mark.parametrize("text", [CSV, "5\n9\n", "100.5 3\n101 4\n"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, text):
+    assert read_trace(written(tmp_path, "\ufeff" + text)) == read_trace(written(tmp_path, text, "plain"))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
