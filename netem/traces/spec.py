@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from netem.impairments import Strict
 from netem.traces.files import Format, Side, parse_trace, read_content
-from netem.traces.trace import Point, Trace, TraceError
+from netem.traces.trace import Point, Trace
 
 FASTEST_S = 0.01  # changes closer together would be late, each takes about a millisecond
 
@@ -51,10 +51,7 @@ class TraceSpec(Strict):
     @property
     def start(self) -> Point:
         """The first point, from `offset_s` on, that lets anything through: what the check measures."""
-        for _, point in self.trace.changes(self.loop, self.offset_s):
-            if point.lets_through:
-                return point
-        raise TraceError(f"trace {self.file}: lets nothing through")
+        return next(point for _, point in self.trace.changes(self.loop, self.offset_s) if point.lets_through)
 
     @model_validator(mode="after")
     def _can_be_played(self) -> TraceSpec:
@@ -64,10 +61,15 @@ class TraceSpec(Strict):
                 f" {self.file_sha256}, not {self.sha256}): bring that back, or remove sha256 to use this"
             )
         trace = self.trace
-        if not any(point.lets_through for point in trace.points):
-            raise ValueError(f"trace {self.file}: lets nothing through at any time")
         if self.offset_s >= trace.period_s:
             raise ValueError(f"trace {self.file}: offset_s ({self.offset_s:g}) is beyond its {trace.period_s:g} s")
+        if not any(point.lets_through for point in trace.points):
+            raise ValueError(f"trace {self.file}: lets nothing through at any time")
+        if not self.loop and not any(point.lets_through for _, point in trace.changes(False, self.offset_s)):
+            raise ValueError(
+                f"trace {self.file}: lets nothing through from offset_s ({self.offset_s:g}) on, and is not to begin"
+                " again: begin earlier, or leave loop out"
+            )
         if len(trace.points) > 1 and trace.finest_s / self.speed < FASTEST_S - 1e-9:
             raise ValueError(
                 f"trace {self.file}: changes every {1e3 * trace.finest_s / self.speed:.3g} ms, faster than the"

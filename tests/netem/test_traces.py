@@ -354,6 +354,7 @@ def test_an_impossible_generator_is_refused_by_name(call, words):
         ({"trace": "TRACE", "up": {"trace": "TRACE"}}, ["keep trace for both"]),
         ({"up": {"trace": {"file": "TRACE", "speed": 200}}}, ["faster than", "speed"]),
         ({"up": {"trace": {"file": "TRACE", "offset_s": 99}}}, ["offset_s (99)", "3.5 s"]),
+        ({"up": {"trace": {"file": "TRACE", "offset_s": 2.5, "loop": False}}}, ["offset_s (2.5) on", "leave loop out"]),
         ({"up": {"trace": {"file": "TRACE", "sha256": "0"}}}, ["is not the file", "remove sha256"]),
         ({"up": {"trace": "nowhere.csv"}}, ["nowhere.csv", "cannot be read"]),
         ({"up": {"trace": {"file": "TRACE", "sped": 2}}}, ["sped"]),
