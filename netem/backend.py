@@ -41,6 +41,8 @@ def choose_backend(spec: LinkSpec) -> Backend:
     seeded = any(spec.direction(which).seed is not None for which in DIRECTIONS)
     for backend in ("netns", "uml") if spec.backend == "auto" else (spec.backend,):
         problem = why_not(backend, spec.is_shaped)  # type: ignore[arg-type]
+        if problem is None and backend == "netns" and any(spec.direction(which).has_bottleneck for which in DIRECTIONS):
+            problem = why_no_bottleneck()
         if problem is None and seeded:
             problem = why_no_seed(guest_version() if backend == "uml" else platform.release())
         if problem is None:
@@ -85,14 +87,23 @@ def _throw_away() -> tuple[str, ...]:
 
 
 def why_no_netem() -> str | None:
-    """Tries netem on the loopback of a throw-away namespace."""
+    return _why_no_discipline("netem", "delay", "1ms")
+
+
+def why_no_bottleneck() -> str | None:
+    """What the rate of a trace takes besides netem."""
+    return _why_no_discipline("tbf", "rate", "1mbit", "burst", "2000", "limit", "3000") or _why_no_discipline("plug")
+
+
+def _why_no_discipline(kind: str, *words: str) -> str | None:
+    """Tries it on the loopback of a throw-away namespace."""
     try:
-        execute([*_throw_away(), "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
+        execute([*_throw_away(), "tc", "qdisc", "add", "dev", "lo", "root", kind, *words])
     except CommandError as error:
         if "not installed" in error.said:
             return f"{error.said}: apt install iproute2"
         first = error.said.splitlines()[0] if error.said else "tc failed"
-        return f"this kernel has no sch_netem ({first}): {modules_command()}, then modprobe sch_netem"
+        return f"this kernel has no sch_{kind} ({first}): {modules_command()}, then modprobe sch_{kind}"
     return None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,26 @@ def test_a_failed_command_is_named_with_what_it_said() -> None:
 def test_choice(monkeypatch: pytest.MonkeyPatch, netns, uml, link: dict, chosen: str) -> None:
     monkeypatch.setattr(backend, "why_not", lambda name, shaped=True: {"netns": netns, "uml": uml}[name])
     assert backend.choose_backend(LinkSpec(**link)) == chosen
+
+
+@pytest.mark.parametrize("missing", [None, "tbf", "plug"])
+def test_a_traced_rate_takes_a_kernel_that_has_a_bucket_and_a_gate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str | None
+) -> None:
+    def kernel(argv: Sequence[str]) -> str:
+        if missing in argv:
+            raise CommandError(argv, "Error: Specified qdisc kind is unknown.")
+        return ""
+
+    monkeypatch.setattr(backend, "why_not", lambda name, shaped=True: None)
+    monkeypatch.setattr(backend, "execute", kernel)
+    for column, needs in (("rate_mbps", True), ("delay_ms", False)):
+        (tmp_path / "trace.csv").write_text(f"t_s,{column}\n0,1\n1,2\n")
+        link = {"trace": str(tmp_path / "trace.csv")}
+        assert backend.choose_backend(LinkSpec(**link)) == ("uml" if missing and needs else "netns")
+        if missing and needs:
+            with pytest.raises(BackendError, match=f"this kernel has no sch_{missing} .*modprobe sch_{missing}"):
+                backend.choose_backend(LinkSpec(backend="netns", **link))
 
 
 def test_no_way_says_what_was_tried_and_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
