@@ -20,6 +20,7 @@ from pathlib import Path
 from netem.apply import execute
 from netem.errors import CommandError, LinkError
 
+NETWORKS = Path("/run/netns")  # where `ip netns` keeps them by name
 KILL_WAIT_S = 5.0
 GUARD_PID = "guard.pid"  # of the process that watches over a shaped interface from inside its folder
 GONE = (
@@ -58,10 +59,15 @@ class Journal:
         return state_dir() / self.lab_id
 
     def write(self) -> None:
-        """Raises LinkError when a lab of that name is there already."""
+        """Raises LinkError when a lab of that name is there already, whoever made it: a journal owns what it names."""
         self.started_ticks, self.boot_id = started_ticks(self.pid), boot_id()
         draft = state_dir() / f".{self.lab_id}-{self.pid}"  # a whole folder at once: a lab is there or it is not
         try:
+            if taken := [path for path in (self.folder, *map(NETWORKS.joinpath, self.namespaces)) if path.exists()]:
+                raise LinkError(
+                    f"a lab named '{self.lab_id}' is up already (see {taken[0]}): choose another name, or have it taken"
+                    " down by what made it"
+                )
             draft.mkdir(parents=True, exist_ok=True)
             write_whole(draft / "journal.json", json.dumps(asdict(self), indent=1))
             draft.rename(self.folder)
@@ -100,7 +106,7 @@ class Journal:
 
 def kill_members(namespace: str) -> list[str]:
     """End every process of this network namespace; a pid file descriptor makes sure it is that process."""
-    path = Path("/run/netns") / namespace
+    path = NETWORKS / namespace
     deadline_s = time.monotonic() + KILL_WAIT_S
     while members := _members(path):
         if time.monotonic() > deadline_s:

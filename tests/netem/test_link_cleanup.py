@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import need
 
 from netem import uml
+from netem.apply import execute
 from netem.errors import LinkError
 from netem.journal import Journal, clean_leftovers, journals, leftovers, started_ticks
 from netem.lab import open_lab
+from netem.plan import LabNames
 from netem.spec import LinkSpec
 
 OWNER = """
@@ -108,6 +111,23 @@ def test_the_next_lab_cleans_up_after_a_killed_one() -> None:
     with open_lab(LinkSpec(backend="netns"), name="killed-before"):
         assert all(started_ticks(pid) == -1 for pid in pids)
     assert what_is_there("killed-before", pids) == []
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("place", ["device", "router", "edge"])
+def test_somebody_elses_lab_of_that_name_is_refused_and_lives_on(place: Literal["device", "router", "edge"]) -> None:
+    need("netns", shaped=False)
+    theirs = LabNames("ho-theirs").namespace(place)
+    execute(["ip", "netns", "add", theirs])
+    try:
+        with subprocess.Popen(["nsenter", f"--net=/run/netns/{theirs}", "--", "sleep", "60"]) as process:
+            taken = pytest.raises(LinkError, match=f"'ho-theirs' is up already .see /run/netns/{theirs}")
+            with taken, open_lab(LinkSpec(backend="netns"), name="ho-theirs"):
+                pass
+            assert process.poll() is None and what_is_there("ho-theirs", []) == [f"/run/netns/{theirs}"]
+            process.kill()
+    finally:
+        execute(["ip", "netns", "del", theirs])
 
 
 @pytest.mark.lab
