@@ -41,7 +41,7 @@ MODULES = (
 READY, DONE = "=guest-ready", "=guest-done"
 INIT = f"""#!/bin/sh
 export PATH={Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run LC_ALL=C
-export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+export PYTHONPATH={PROJECT} PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs run /run; mount -t devtmpfs dev /dev
 mkdir -p /run/netns /run/dssd /dev/pts; mount -t devpts pts /dev/pts
 for module in {" ".join(MODULES)}; do busybox insmod /usr/lib/uml/modules/$(uname -r)/kernel/$module.ko; done

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import need
-from guest import Guest, GuestError, python_line
+from guest import PROJECT, Guest, GuestError, python_line
 
 from netem.physical import Shaping
 from netem.script import interface_script, lab_script
@@ -205,7 +205,7 @@ def test_the_way_one_logs_in_by_stays_open_and_a_broken_line_undoes(guest: Guest
     login = guest.enter_outside(["ssh", *options, "-b", guest.PEER, f"root@{guest.ADDRESS}"])
     tunables = guest.run("echo $GLIBC_TUNABLES").strip()  # what sshd does not pass on and programs here need
     path = f"PATH={Path(sys.executable).parent}:/usr/sbin:$PATH"
-    work = f"export GLIBC_TUNABLES={tunables} {path}; {UP} --dead-man-s 6 --json && sleep 60"
+    work = f"export PYTHONPATH={PROJECT} GLIBC_TUNABLES={tunables} {path}; {UP} --dead-man-s 6 --json && sleep 60"
     with subprocess.Popen([*login, work], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as line:
         assert line.stdout is not None
         said = [line.stdout.readline()]
