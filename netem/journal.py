@@ -81,12 +81,14 @@ class Journal:
             ) from None
 
     def hand_over(self, pid: int) -> None:
-        """From now on process `pid` owns the lab."""
+        """From now on process `pid` owns the lab. Raises LinkError when it is not there to do so."""
         self.pid, self.started_ticks = pid, started_ticks(pid)
+        if not self.owner_lives():
+            raise LinkError(f"process {pid}, which has to watch over {self.lab_id}, has ended: try again")
         write_whole(self.folder / "journal.json", json.dumps(asdict(self), indent=1))
 
     def owner_lives(self) -> bool:
-        return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid)
+        return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid) != -1
 
     def close(self) -> list[str]:
         """Kill what runs in the lab's namespaces, delete them, forget the lab; returns what went wrong."""

@@ -84,6 +84,7 @@ def shape(shaping: Shaping, dead_man_s: float = DEAD_MAN_S) -> dict[str, Any]:
             execute(step.argv)
         if problems := _problems(shaping, _applied(shaping)):
             raise LinkError("the kernel did not take the link as declared:\n  " + "\n  ".join(problems))
+        _set_timer(folder, _ends_in(dead_man_s))  # too late for that: the guard has been taking it back meanwhile
         write_whole(folder / STATE, json.dumps({**shaping.describe(), "dead_man_s": dead_man_s}, indent=1))
         journal.hand_over(guard)
     except BaseException:
@@ -95,7 +96,7 @@ def shape(shaping: Shaping, dead_man_s: float = DEAD_MAN_S) -> dict[str, Any]:
 def renew(interface: str, seconds: float | None = None) -> dict[str, Any]:
     """The timer starts again, by default with its first length. Raises LinkError when it is too late."""
     folder, state = _shaped(interface)
-    _set_timer(folder, str(math.ceil(uptime_s() + (seconds or state["dead_man_s"]))))
+    _set_timer(folder, _ends_in(seconds or state["dead_man_s"]))
     return status(interface)
 
 
@@ -176,7 +177,7 @@ def _write_beside(folder: Path, shaping: Shaping, planned: Plan, dead_man_s: flo
     write_whole(folder / BEFORE, json.dumps(snapshot(shaping.interface)))
     write_whole(folder / UNDO, undo_script([step.argv for step in planned.undo]))
     write_whole(folder / GUARD, Path(__file__).with_name(GUARD).read_text())
-    write_whole(folder / DEADLINE, str(math.ceil(uptime_s() + dead_man_s)))
+    write_whole(folder / DEADLINE, _ends_in(dead_man_s))
 
 
 def _start_guard(folder: Path) -> int:
@@ -199,7 +200,11 @@ def _set_timer(folder: Path, deadline: str) -> None:
     old = (folder / DEADLINE).read_text().strip() if (folder / DEADLINE).exists() else "0"
     if old != NEVER and int(old) - uptime_s() < LAST_MOMENT_S:
         raise LinkError("too late: the time is over and the interface is being restored")
-    write_whole(folder / DEADLINE, deadline + "\n")
+    write_whole(folder / DEADLINE, deadline)
+
+
+def _ends_in(seconds: float) -> str:
+    return str(math.ceil(uptime_s() + seconds))
 
 
 def _applied(shaping: Shaping) -> dict[Way, dict[str, Any]]:

@@ -172,6 +172,18 @@ def test_a_recycled_pid_is_not_the_owner(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert clean_leftovers() == ["old"] and not journal.folder.exists()
 
 
+def test_nobody_dead_owns_a_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DSSD_STATE_DIR", str(tmp_path))
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    journal = Journal("orphan", namespaces=[], undo=[])
+    journal.write()
+    with pytest.raises(LinkError, match=rf"process {gone.pid}, .* has ended"):
+        journal.hand_over(gone.pid)
+    assert leftovers() == [] and [found.pid for found in journals()] == [os.getpid()]
+    assert not Journal("orphan", [], [], pid=gone.pid, started_ticks=-1, boot_id=journal.boot_id).owner_lives()
+
+
 def test_what_cannot_be_undone_is_said_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DSSD_STATE_DIR", str(tmp_path))
     journal = Journal("stuck", namespaces=[], undo=[["false"]])

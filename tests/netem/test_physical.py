@@ -30,11 +30,15 @@ SHAPED_MS, BARE_MS = 35.0, 20.0  # at least, and at most
 API = f"""
 import os, signal, time
 from netem import physical
+from netem.journal import started_ticks, state_dir
 from netem.physical import interface
 from netem.spec import LinkSpec
+FOLDER = state_dir() / "@{Guest.INTERFACE}"
 SPEC = LinkSpec(up={{"delay_ms": 10}}, down={{"delay_ms": 25}})
 def wish(**more):
     return physical.Shaping(**{{"interface": "{Guest.INTERFACE}", "peer": "{Guest.PEER}", "spec": SPEC, **more}})
+def guard():
+    return int((FOLDER / "guard.pid").read_text())
 """
 
 
@@ -141,11 +145,41 @@ def test_a_caller_killed_half_way_leaves_nothing_without_anybodys_help(guest: Gu
 @pytest.mark.slow
 def test_where_the_guard_was_killed_too_the_doctor_cleans(guest: Guest) -> None:
     before = guest.state()
-    code = API + KILLED.format(step=9, act="os.killpg(interface._guard(), 9); os.kill(os.getpid(), signal.SIGKILL)")
-    code = code.replace("interface._guard()", "int(open('/run/dssd/@vec0/guard.pid').read())")
+    code = API + KILLED.format(step=9, act="os.killpg(guard(), 9); os.kill(os.getpid(), signal.SIGKILL)")
     assert guest.try_run(python_line(code))[0] == 128 + signal.SIGKILL
     assert guest.state() != before
     assert "removed" in guest.run("dssd doctor --clean")
+    assert guest.state() == before
+
+
+UNWATCHED = """
+def until(over):
+    while not over(): time.sleep(0.01)
+def problems(*_):
+    {act}
+    return []
+interface._problems = problems
+physical.shape(wish())
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "complaint"),
+    [
+        ("pid = guard(); os.killpg(pid, 9); until(lambda: started_ticks(pid) == -1)", "has ended"),
+        pytest.param(
+            "(FOLDER / 'deadline').write_text('0'); until(lambda: not FOLDER.exists())",
+            "the time is over",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["killed", "time over"],
+)
+def test_no_link_comes_up_that_nobody_watches_over(guest: Guest, act: str, complaint: str) -> None:
+    """Its guard was killed before it was up, or had to undo it by then."""
+    before = guest.state()
+    status, said = guest.try_run(python_line(API + UNWATCHED.format(act=act)))
+    assert status == 1 and "LinkError: " in said and complaint in said
     assert guest.state() == before
 
 
