@@ -4,7 +4,8 @@
                         └─ d55d:2  netem (d55f:), for what a filter sends there: the peer's traffic
     ingress  ffff: ── the peer's traffic is redirected to an ifb of our own, whose root is netem (d55f:)
 
-The netem band comes last, so the shaped traffic never holds up anything else. SSH is filtered out first, both ways.
+The netem band comes last, so the shaped traffic never holds up anything else. SSH is filtered out first, both ways, and
+with it what finds an IPv6 peer (IPv4's ARP is not IP, and passes anyhow).
 Everything hangs on the two qdiscs and the ifb: deleting these three undoes all but the offloads. The kernel puts its
 default discipline back when ours is deleted.
 """
@@ -19,7 +20,8 @@ from netem.plan import Plan, Step, netem_argv
 
 ROOT, OTHERS, NETEM, INGRESS = "d55d:", "d55e:", "d55f:", "ffff:"
 EXEMPT_FIRST, SHAPED_SECOND = "10", "20"  # order in which filters are asked
-TCP, UDP = "6", "17"
+TCP, UDP, ICMPV6 = "6", "17", "58"
+NEIGHBOUR_DISCOVERY = range(133, 138)  # ICMPv6 types: router and neighbour solicitation and advertisement, redirect
 BANDS = ("prio", "bands", "2", "priomap", *("0" for _ in range(16)))  # only a filter leads to the second
 OFFLOADS = ("tso", "gso", "gro", "lro")  # netem would lose, delay and time packets of 64 kB
 FEATURE_OF = {
@@ -81,6 +83,8 @@ def exempt(shaping: Shaping) -> Iterator[list[str]]:
     for port in shaping.exempt_ports:
         for side in ("sport", "dport"):
             yield ["u32", *_match(shaping, "protocol", TCP, "0xff"), *_match(shaping, side, str(port), "0xffff")]
+    for kind in NEIGHBOUR_DISCOVERY if shaping.family == "ip6" else ():
+        yield ["u32", *_match(shaping, "protocol", ICMPV6, "0xff"), *_match(shaping, "icmp_type", str(kind), "0xff")]
 
 
 def shaped(shaping: Shaping, peer_is: str) -> Iterator[list[str]]:

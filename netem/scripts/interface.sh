@@ -99,6 +99,10 @@ exempt() { # PARENT CLASS
                 match "$FAMILY" protocol 6 0xff match "$FAMILY" "$side" "$port" 0xffff flowid "$2"
         done
     done
+    [ "$FAMILY" = ip ] || for kind in 133 134 135 136 137; do # ICMPv6: how neighbours find each other
+        run tc filter add dev "$IFACE" parent "$1" protocol "$PROTOCOL" prio 10 u32 \
+            match "$FAMILY" protocol 58 0xff match "$FAMILY" icmp_type "$kind" 0xff flowid "$2"
+    done
 }
 
 divert() { # PARENT SRC-OR-DST WHERE-TO...

@@ -88,17 +88,34 @@ def test_only_the_ports_asked_for(guest: Guest) -> None:
     guest.python(API + "physical.restore(interface='vec0')")
 
 
-@pytest.mark.slow
-def test_one_way_at_the_edges_end_to_an_ipv6_peer(guest: Guest) -> None:
-    """What leaves an edge is `down`: 25 ms; the other way is left to the device."""
+@pytest.fixture
+def over_ipv6(guest: Guest) -> Iterator[Guest]:
     guest.outside(["ip", "address", "add", "fd55::2/64", "dev", "cable", "nodad"])
     guest.run("ip address add fd55::1/64 dev vec0 nodad")
     guest.knock_ms(9, "fd55::2", "fd55::1", 1)
+    yield guest
+    guest.run("ip address del fd55::1/64 dev vec0")
+    guest.outside(["ip", "address", "del", "fd55::2/64", "dev", "cable"])
+
+
+@pytest.mark.slow
+def test_one_way_at_the_edges_end_to_an_ipv6_peer(over_ipv6: Guest) -> None:
+    """What leaves an edge is `down`: 25 ms; the other way is left to the device."""
+    guest = over_ipv6
     guest.python(API + "physical.shape(wish(peer='fd55::2', role='edge', only='egress'))")
     assert SHAPED_MS > guest.knock_ms(9, "fd55::2", "fd55::1") >= 25 and guest.knock_ms(9) < BARE_MS
     assert guest.knock_ms(22, "fd55::2", "fd55::1") < BARE_MS
     guest.python(API + "physical.restore('vec0')")
-    guest.run("ip address del fd55::1/64 dev vec0")
+
+
+def test_ssh_comes_through_a_dead_link_even_where_both_ends_have_forgotten_where_the_other_is(over_ipv6: Guest) -> None:
+    guest = over_ipv6
+    dead = "LinkSpec(up={'loss_pct': 100}, down={'loss_pct': 100})"
+    guest.python(API + f"physical.shape(wish(peer='fd55::2', spec={dead}))")
+    guest.run("ip -6 neigh flush dev vec0")
+    guest.outside(["ip", "-6", "neigh", "flush", "dev", "cable"])
+    guest.knock_ms(22, "fd55::2", "fd55::1")  # raises where nobody is found
+    guest.python(API + "physical.restore('vec0')")
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ def test_ssh_is_let_by_before_any_filter_that_shapes_is_there() -> None:
             orders = [line.split(" prio ")[1].split()[0] for line in filters]
             assert orders == sorted(orders) and orders[:2] == ["10", "10"]
             assert all(" 22 0xffff " in line for line in filters[:2])
-            assert all("mirred" not in line and not line.endswith("d55d:2") for line in filters[:2])
+            spared = [line for line, order in zip(filters, orders) if order == "10"]
+            assert all("mirred" not in line and not line.endswith("d55d:2") for line in spared)
 
 
 def test_only_the_peers_traffic_is_shaped_and_only_its_ports() -> None:
@@ -45,6 +46,18 @@ def test_only_the_peers_traffic_is_shaped_and_only_its_ports() -> None:
 def test_a_peer_with_an_ipv6_address_is_matched_as_such() -> None:
     (line,) = [line for line in commands(peer="fd00::2") if line.endswith("d55d:2")]
     assert "protocol ipv6" in line and "match ip6 dst fd00::2/128" in line
+
+
+def test_how_an_ipv6_peer_is_found_is_not_shaped() -> None:
+    for parent in ("d55d:", "ffff:"):
+        spared = [
+            line
+            for line in commands(peer="fd00::2", exempt_ports=())
+            if f"parent {parent} " in line and " prio 10 " in line
+        ]
+        assert [int(line.split(" icmp_type ")[1].split()[0]) for line in spared] == [133, 134, 135, 136, 137]
+        assert all("match ip6 protocol 58 0xff" in line for line in spared)
+    assert not [line for line in commands() if "icmp" in line]
 
 
 def test_the_role_says_which_direction_leaves() -> None:
