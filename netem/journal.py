@@ -12,8 +12,10 @@ import os
 import select
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from netem.errors import CommandError, LinkError
 
 NETWORKS = Path("/run/netns")  # where `ip netns` keeps them by name
 KILL_WAIT_S = 5.0
+GUARD_WAIT_S = 30.0  # its undo is half a dozen commands
 GUARD_PID = "guard.pid"  # of the process that watches over a shaped interface from inside its folder
 GONE = (
     "No such file or directory",
@@ -39,6 +42,19 @@ def state_dir() -> Path:
         return Path("/run/dssd")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return Path(runtime) / "dssd" if runtime else Path(f"/tmp/dssd-{os.getuid()}")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A second Ctrl-C waits until the teardown is done (each of its commands has a time limit)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 @dataclass
@@ -90,13 +106,14 @@ class Journal:
     def owner_lives(self) -> bool:
         return self.boot_id == boot_id() and self.started_ticks == started_ticks(self.pid) != -1
 
+    @undisturbed()
     def close(self) -> list[str]:
         """Kill what runs in the lab's namespaces, delete them, forget the lab; returns what went wrong."""
         problems = []
         if self.boot_id in ("", boot_id()):
             if self.network and self.network != network_namespace():
                 return [f"made in another network namespace ({self.network}): undo it from there"]
-            end_guard(self.folder)
+            let_guard_undo(self.folder)  # and once more by us: what was still being set up may have come in between
             for name in self.namespaces:
                 problems += kill_members(name)
             for argv in self.undo:
@@ -160,8 +177,9 @@ def clean_leftovers() -> list[str]:
     return cleaned
 
 
-def end_guard(folder: Path) -> None:
-    """Kill the process, and what it started, that watches over a shaped interface; only if it works in that folder."""
+def let_guard_undo(folder: Path) -> None:
+    """Have the process that watches over a shaped interface undo it and end, which it does whatever becomes of us; kill
+    it where it hangs. Only if it works in that folder."""
     try:
         pid = int((folder / GUARD_PID).read_text())
         handle = os.pidfd_open(pid)
@@ -169,8 +187,10 @@ def end_guard(folder: Path) -> None:
         return
     try:
         if Path(f"/proc/{pid}/cwd").readlink() == folder.resolve():
-            os.killpg(pid, signal.SIGKILL)
-            select.select([handle], [], [], KILL_WAIT_S)
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            if not select.select([handle], [], [], GUARD_WAIT_S)[0]:
+                os.killpg(pid, signal.SIGKILL)
+                select.select([handle], [], [], KILL_WAIT_S)
     except OSError:
         return
     finally:

@@ -16,7 +16,6 @@ import re
 import secrets
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from netem.apply import applied_values, bottleneck_values, differences, execute,
 from netem.backend import choose_backend, choose_congestion
 from netem.errors import BackendError, LinkError
 from netem.inside import open_counters, parse_counters, tcp_in_force
-from netem.journal import Journal, clean_leftovers
+from netem.journal import Journal, clean_leftovers, undisturbed
 from netem.plan import INTERFACE, LabNames, Place, Step
 from netem.spec import DIRECTIONS, Direction, LinkSpec
 from netem.traces.trace import Point
@@ -304,16 +303,3 @@ def exit_on_sigterm() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """A second Ctrl-C waits until the teardown is done (each of its commands has a time limit)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)

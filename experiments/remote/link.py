@@ -23,7 +23,7 @@ from experiments.remote.inventory import HostsSpec, Role
 from experiments.remote.ssh import RemoteError
 from experiments.schema import Config
 from netem.check import LinkReport, check_link
-from netem.lab import undisturbed
+from netem.journal import undisturbed
 from netem.spec import Direction, LinkSpec
 
 if TYPE_CHECKING:

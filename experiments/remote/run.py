@@ -27,7 +27,8 @@ from experiments.remote.inventory import HostSpec, HostsSpec, Role
 from experiments.remote.link import CONTROL_PORT, shaped_link
 from experiments.remote.ssh import LocalHost, RemoteError, SshHost
 from experiments.schema import Config
-from netem.lab import exit_on_sigterm, undisturbed
+from netem.journal import undisturbed
+from netem.lab import exit_on_sigterm
 from nodes.runspec import RunSpec
 from transport.keys import make_keys
 

@@ -7,6 +7,7 @@ caller=$2
 export PATH="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin" LC_ALL=C
 
 undo_all() {
+    trap '' TERM INT
     mv deadline expired
     if sh ./undo.sh; then
         rm -rf "$folder"
@@ -22,10 +23,11 @@ trap '' HUP
 trap undo_all TERM INT
 echo $$ >guard.new && mv guard.new guard.pid
 
-while [ -e journal.json ]; do # gone: taken down by `down`
+while [ -e journal.json ]; do # gone: taken back without us
     [ -e state.json ] || caller_lives || undo_all
     deadline=$(cat deadline)
     read -r uptime _ </proc/uptime # counts while the machine sleeps, and nobody sets it
     [ "$deadline" = never ] || [ "${uptime%.*}" -lt "$deadline" ] || undo_all
-    sleep 1
+    sleep 1 &
+    wait $! # which a signal ends at once
 done

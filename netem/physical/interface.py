@@ -87,8 +87,9 @@ def shape(shaping: Shaping, dead_man_s: float = DEAD_MAN_S) -> dict[str, Any]:
         _set_timer(folder, _ends_in(dead_man_s))  # too late for that: the guard has been taking it back meanwhile
         write_whole(folder / STATE, json.dumps({**shaping.describe(), "dead_man_s": dead_man_s}, indent=1))
         journal.hand_over(guard)
-    except BaseException:
-        journal.close()
+    except BaseException as error:
+        if problems := journal.close():
+            raise LinkError(f"{str(error) or repr(error)}\n{_not_restored(shaping.interface, problems)}") from error
         raise
     return status(shaping.interface)
 
@@ -117,7 +118,7 @@ def restore(interface: str) -> None:
         raise LinkError(f"{interface} is being set up by the running process {journal.pid}: wait for it, or end it")
     before = json.loads((folder / BEFORE).read_text()) if (folder / BEFORE).exists() else None
     if problems := journal.close():
-        raise LinkError(f"{interface} was not restored completely:\n  " + "\n  ".join(problems))
+        raise LinkError(_not_restored(interface, problems))
     if before is not None and (changed := _changed(before, snapshot(interface))):
         raise LinkError(f"the link is off {interface}, but not all is as it was before:\n  " + "\n  ".join(changed))
 
@@ -171,6 +172,11 @@ def _shaped(interface: str) -> tuple[Path, dict[str, Any]]:
 def _others(interface: str) -> str:
     others = [name for name in shaped_interfaces() if name != interface]
     return f": {', '.join(others)} is" if others else ", and no other interface is"
+
+
+def _not_restored(interface: str, problems: Sequence[str]) -> str:
+    left = "".join(f"\n  {problem}" for problem in problems)
+    return f"{interface} was not restored completely:{left}\nonce that is mended: dssd netem down --iface {interface}"
 
 
 def _write_beside(folder: Path, shaping: Shaping, planned: Plan, dead_man_s: float) -> None:

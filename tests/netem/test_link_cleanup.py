@@ -19,6 +19,7 @@ from netem.apply import execute
 from netem.errors import LinkError
 from netem.journal import Journal, clean_leftovers, journals, leftovers, started_ticks
 from netem.lab import open_lab
+from netem.physical import interface
 from netem.plan import LabNames
 from netem.spec import LinkSpec
 
@@ -182,6 +183,20 @@ def test_nobody_dead_owns_a_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         journal.hand_over(gone.pid)
     assert leftovers() == [] and [found.pid for found in journals()] == [os.getpid()]
     assert not Journal("orphan", [], [], pid=gone.pid, started_ticks=-1, boot_id=journal.boot_id).owner_lives()
+
+
+def test_closing_leaves_the_undoing_to_the_guard_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once told it does so whatever becomes of who told it."""
+    monkeypatch.setenv("DSSD_STATE_DIR", str(tmp_path / "labs"))
+    journal = Journal("@guarded", namespaces=[], undo=[])
+    journal.write()
+    texts = {"state.json": "{}", "deadline": "never", "undo.sh": f"echo undone >{tmp_path}/said"}
+    for name, text in {**texts, "guard.sh": Path(interface.__file__).with_name("guard.sh").read_text()}.items():
+        (journal.folder / name).write_text(text)
+    guard = interface._start_guard(journal.folder)
+    assert journal.close() == []
+    assert (tmp_path / "said").read_text() == "undone\n"
+    assert not journal.folder.exists() and started_ticks(guard) == -1
 
 
 def test_what_cannot_be_undone_is_said_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

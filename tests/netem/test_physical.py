@@ -206,6 +206,58 @@ def test_a_command_that_fails_undoes_those_before(guest: Guest) -> None:
     assert status == 1 and "nonsense" in said
 
 
+FAILING = """
+from netem.plan import Plan, Step
+real, wrong, stuck = interface.plan, Step("here", ("tc", "nonsense")), Step("here", ("test", "-e", "/run/mended"))
+def plan(*wish):
+    planned = real(*wish)
+    return Plan((*planned.steps, wrong), (*planned.undo, stuck))
+interface.plan = plan
+physical.shape(wish(), dead_man_s=600)
+"""
+
+
+def test_what_a_failed_link_could_not_undo_is_said_and_kept(guest: Guest) -> None:
+    status, said = guest.try_run(python_line(API + FAILING))
+    assert (
+        status == 1 and "nonsense" in said and "not restored completely:\n  command failed: test -e /run/mended" in said
+    )
+    guest.run("touch /run/mended; dssd netem down --iface vec0; rm /run/mended")
+
+
+TAKEN_BACK = """
+physical.shape(wish()); physical.confirm("vec0")
+from netem import journal
+{guards_fate}
+real, count = journal.execute, 0
+def strike(*argv):
+    global count
+    count += 1
+    if count == {moment}: os.kill(os.getpid(), signal.{signal})
+    return real(*argv)
+journal.execute = journal.select.select = strike
+physical.restore("vec0")
+"""
+
+
+@pytest.mark.parametrize(
+    ("signal_name", "moment", "guards_fate"),
+    [
+        ("SIGKILL", 1, ""),
+        pytest.param("SIGHUP", 2, "os.killpg(guard(), 9)", marks=pytest.mark.slow),
+    ],
+    ids=["killed", "hung up, without a guard"],
+)
+def test_whatever_ends_it_half_way_down_takes_all_back(
+    guest: Guest, signal_name: str, moment: int, guards_fate: str
+) -> None:
+    """No timer any more, and nobody who runs another command."""
+    before = guest.state()
+    code = API + TAKEN_BACK.format(signal=signal_name, moment=moment, guards_fate=guards_fate)
+    assert guest.try_run(python_line(code))[0] == 128 + getattr(signal, signal_name)
+    guest.wait_for_state(before)
+
+
 @pytest.mark.parametrize("made", ["root fq", "handle ffff: ingress"])
 def test_what_somebody_else_made_is_refused_and_left(guest: Guest, made: str) -> None:
     guest.run(f"tc qdisc add dev {guest.INTERFACE} {made}")
