@@ -155,12 +155,14 @@ up() {
     trap - EXIT INT TERM HUP
 }
 
-renew() { # a timer of its own session, which only ends what it was started for
+renew() { # a timer of its own session, which only ends what it was started for; SIGTERM makes its time come at once
     [ -e "$STATE/undo" ] || die "it is not up"
+    command -v setsid >/dev/null || die "there is no setsid, which the timer needs: apt install util-linux"
     token=$$-$(cat /proc/uptime)
     echo "$token" >"$STATE/timer"
     # shellcheck disable=SC2016  # expanded in there
-    setsid sh -c 'sleep "$1"; [ "$(cat "$2/timer" 2>/dev/null)" != "$3" ] || sh "$2/link.sh" down' \
+    setsid sh -c 'trap "" HUP; trap : TERM INT; sleep "$1" & wait $! || kill $!; trap "" TERM INT
+        [ "$(cat "$2/timer" 2>/dev/null)" != "$3" ] || sh "$2/link.sh" down' \
         timer "$DEAD_MAN_S" "$STATE" "$token" </dev/null >/dev/null 2>&1 &
     say "undone in $DEAD_MAN_S s, unless: $0 confirm, or $0 renew"
 }
@@ -177,6 +179,7 @@ down() {
 
 take_back() {
     trap - EXIT
+    trap '' INT TERM HUP # whole, once begun
     failed=
     while read -r line; do
         said=$(eval "$line" 2>&1) || case $said in

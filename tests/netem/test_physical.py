@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -323,26 +323,62 @@ def test_the_way_one_logs_in_by_stays_open_and_a_broken_line_undoes(guest: Guest
     guest.run("kill $(cat /run/sshd.pid)")
 
 
+@pytest.fixture
+def scripted(tmp_path: Path) -> Callable[[int], Path]:
+    """The link as a script with a timer of so many seconds; a timer that is no longer needed sleeps on to its end."""
+
+    def script(dead_man_s: int) -> Path:
+        path = tmp_path / f"{dead_man_s}.sh"
+        path.write_text(interface_script(Shaping(Guest.INTERFACE, Guest.PEER, SPEC), dead_man_s))
+        path.chmod(0o755)
+        return path
+
+    return script
+
+
 @pytest.mark.slow
-def test_the_interfaces_script_does_the_same_without_python(guest: Guest, tmp_path: Path) -> None:
-    before, script = guest.state(), tmp_path / "link.sh"
-    script.write_text(interface_script(Shaping(guest.INTERFACE, guest.PEER, SPEC), 3))
-    script.chmod(0o755)
+def test_the_interfaces_script_does_the_same_without_python(guest: Guest, scripted: Callable[[int], Path]) -> None:
+    before, script, short = guest.state(), scripted(600), scripted(5)
     guest.run(f"{script} up")
     assert guest.ping_ms() >= SHAPED_MS and guest.ping_ms(guest.OTHER) < BARE_MS and guest.knock_ms(22) < BARE_MS
     assert "netem" in guest.run(f"{script} status")
     with pytest.raises(GuestError, match="up already"):
         guest.run(f"{script} up")
-    guest.run(f"{script} confirm")
-    time.sleep(3.5)
+    guest.run(f"{short} renew && {short} confirm")
+    time.sleep(6)
     assert guest.ping_ms() >= SHAPED_MS
-    guest.run(f"{script} renew")
+    guest.run(f"{short} renew")
     guest.wait_for_state(before)
     guest.run(f"{script} up; {script} down")
     assert guest.state() == before
     script.write_text(script.read_text().replace("INGRESS='", "INGRESS='nonsense "))
     with pytest.raises(GuestError, match="undone, because"):
         guest.run(f"{script} up")
+
+
+def test_the_scripts_timer_undoes_when_it_is_told_to_end_and_an_old_one_does_not(
+    guest: Guest, scripted: Callable[[int], Path]
+) -> None:
+    before, script = guest.state(), scripted(700)
+
+    def wait_for(words: str, count: int) -> None:
+        until_s = time.monotonic() + 40
+        while guest.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").count(words) != count:
+            assert time.monotonic() < until_s, words
+            time.sleep(0.1)
+
+    def end_timer() -> None:
+        wait_for("sleep 700", 1)
+        guest.run("kill $(grep -al '[t]imer.700./run/dssd-link' /proc/[0-9]*/cmdline | cut -d/ -f3)")
+        wait_for("timer 700", 0)
+
+    guest.run(f"{script} up; {script} confirm")
+    shaped = guest.state()
+    end_timer()
+    assert guest.state() == shaped
+    guest.run(f"{script} renew")
+    end_timer()
+    guest.wait_for_state(before)
 
 
 @pytest.mark.slow

@@ -96,3 +96,15 @@ def test_the_script_refuses_without_a_change_what_the_program_refuses(cable: str
     assert "ip link set other up" in complaint("other")
     execute(["ip", "netns", "exec", cable, "tc", "qdisc", "add", "dev", "eth7", "root", "pfifo_fast"])
     assert "somebody made" in complaint("eth7")
+
+
+def test_what_the_script_has_begun_to_take_back_it_takes_back_whole(tmp_path: Path) -> None:
+    state, script = tmp_path / "state", tmp_path / "link.sh"
+    script.write_text(
+        interface_script(Shaping("eth7", "10.55.0.2", SPEC), 60).replace("/run/dssd-link-$IFACE", str(state))
+    )
+    state.mkdir()
+    (state / "undo").write_text(f"kill -TERM 0\nkill -INT 0\nkill -HUP 0\ntouch {tmp_path}/undone\n")
+    done = subprocess.run(["sh", script, "down"], capture_output=True, text=True, start_new_session=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "undone").exists() and not state.exists()
