@@ -10,7 +10,7 @@ from typing import Any, Literal
 from netem.errors import LinkError
 from netem.spec import Direction, DirectionSpec, LinkSpec, TcpSpec
 
-INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+INTERFACE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")  # a word to every shell, and no option
 SSH_PORT = 22
 
 Role = Literal["device", "edge"]
@@ -36,7 +36,10 @@ class Shaping:
 
     def __post_init__(self) -> None:
         if not INTERFACE_NAME.fullmatch(self.interface):
-            raise LinkError(f"'{self.interface}' is not the name of an interface: `ip -br link` lists them")
+            raise LinkError(
+                f"'{self.interface}' is not the name of an interface (up to 15 letters, digits, '_', '.', '-'): `ip -br"
+                " link` lists them, `ip link set OLD name NEW` gives another"
+            )
         if self.interface == "lo":
             raise LinkError("loopback is not shaped (every packet would be impaired twice): use a lab, `up CONFIG`")
         try:

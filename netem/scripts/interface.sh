@@ -182,7 +182,7 @@ take_back() {
     trap '' INT TERM HUP # whole, once begun
     failed=
     while read -r line; do
-        said=$(eval "$line" 2>&1) || case $said in
+        said=$($line 2>&1) || case $said in
             *'Invalid handle'* | *'Cannot find'* | *'No such'*) ;; # gone already
             *) failed=yes && say "$line: $said" ;;
         esac

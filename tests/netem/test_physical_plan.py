@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import Any
 
 import pytest
@@ -106,6 +107,20 @@ def test_a_queue_older_than_todays_default_comes_back_all_the_same() -> None:
 def test_an_ifb_has_a_name_that_fits() -> None:
     names = [ifb_name(name) for name in ("eth0", "enp129s0f0np0v1", "enp129s0f0np0v2")]
     assert all(len(name) <= 15 for name in names) and len(set(names)) == 3
+
+
+def test_an_interface_is_named_by_what_is_one_word_to_every_shell() -> None:
+    for name in ("eth0", "enp129s0f0np0v1", "eth0.100", "br-lan", "wg_home"):
+        assert any(f"dev {name} " in line for line in commands(interface=name))
+    for name in (
+        "",
+        "-d",
+        "..",
+        "a" * 16,
+        *(f"eth{sign}0" for sign in {*string.punctuation, *string.whitespace} - {*"_.-"}),
+    ):
+        with pytest.raises(LinkError, match="not the name of an interface"):
+            commands(interface=name)
 
 
 @pytest.mark.parametrize(

@@ -98,13 +98,23 @@ def test_the_script_refuses_without_a_change_what_the_program_refuses(cable: str
     assert "somebody made" in complaint("eth7")
 
 
-def test_what_the_script_has_begun_to_take_back_it_takes_back_whole(tmp_path: Path) -> None:
-    state, script = tmp_path / "state", tmp_path / "link.sh"
-    script.write_text(
-        interface_script(Shaping("eth7", "10.55.0.2", SPEC), 60).replace("/run/dssd-link-$IFACE", str(state))
-    )
+def taken_back(undo: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What becomes of a script's `down` that has these lines to run."""
+    state, script = folder / "state", folder / "link.sh"
+    text = interface_script(Shaping("eth7", "10.55.0.2", SPEC), 60)
+    script.write_text(text.replace("/run/dssd-link-$IFACE", str(state)))
     state.mkdir()
-    (state / "undo").write_text(f"kill -TERM 0\nkill -INT 0\nkill -HUP 0\ntouch {tmp_path}/undone\n")
+    (state / "undo").write_text(undo)
     done = subprocess.run(["sh", script, "down"], capture_output=True, text=True, start_new_session=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "undone").exists() and not state.exists()
+    assert not state.exists()
+    return done
+
+
+def test_what_the_script_has_begun_to_take_back_it_takes_back_whole(tmp_path: Path) -> None:
+    done = taken_back(f"kill -TERM 0\nkill -INT 0\nkill -HUP 0\ntouch {tmp_path}/undone\n", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "undone").exists()
+
+
+def test_what_the_script_takes_back_is_words_and_no_program(tmp_path: Path) -> None:
+    done = taken_back(f"echo a;touch {tmp_path}/undone\necho $(touch {tmp_path}/undone)\n", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and not (tmp_path / "undone").exists()
