@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import join
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 
-from experiments.reading import ConfigError, Strict, explain, override, read_yaml
+from experiments.reading import ConfigError, Strict, explain, link_by_name, override, read_yaml
 from netem.physical import Shaping
 from netem.physical.found import look_at
 from netem.physical.plan import plan
@@ -18,7 +18,7 @@ from netem.spec import LinkSpec
 
 
 class LinkOnly(Strict):
-    link: LinkSpec
+    link: Annotated[LinkSpec, BeforeValidator(link_by_name)]
 
 
 def link_from(config: Path | None, named: str | None, overrides: Sequence[str]) -> LinkSpec:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 MAX_ERRORS = 6  # printed at once; the rest is counted
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"  # what may name a folder and a column
@@ -131,6 +131,18 @@ def _index(items: list[Any], part: str, path: str, said: str) -> int:
 
 def _name(item: Any) -> str:
     return str(item.get("as") or item.get("system") or "") if isinstance(item, dict) else ""
+
+
+def link_by_name(value: Any, info: ValidationInfo) -> Any:
+    """`link: lte` is `link: {profile: lte}`. A profile's file is taken from the configuration's folder, else from where
+    we are, and by its whole path: who reads it again may be elsewhere."""
+    if isinstance(value, str):
+        value = {SHORT_FOR["link"]: value}
+    profile = value.get("profile") if isinstance(value, dict) else None
+    if isinstance(profile, str) and profile.endswith((".yaml", ".yml")):
+        folder = (info.context or {}).get("folder", ".")
+        value = {**value, "profile": str(Path(folder, Path(profile).expanduser()).resolve())}
+    return value
 
 
 def explain(error: ValidationError, model: type[BaseModel], settings: Iterable[str] = ()) -> list[str]:

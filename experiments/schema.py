@@ -30,7 +30,7 @@ from experiments.nodes_section import (
     check_engine,
     engine_spec,
 )
-from experiments.reading import NAME, ConfigError, Strict, explain, override, read_yaml
+from experiments.reading import NAME, ConfigError, Strict, explain, link_by_name, override, read_yaml
 from experiments.remote.inventory import HostsSpec
 from experiments.sweep.section import SweepSection
 from experiments.systems_section import SystemEntry, as_entry
@@ -88,7 +88,9 @@ class Config(Strict):
     device: DeviceSpec = DeviceSpec()
     edge: EdgeSpec = EdgeSpec()
     workload: WorkloadSpec = WorkloadSpec()
-    link: LinkSpec = Field(default=LinkSpec(), description="a mapping, or the name of a profile; by default not shaped")
+    link: Annotated[LinkSpec, BeforeValidator(link_by_name)] = Field(
+        default=LinkSpec(), description="a mapping, or the name of a profile; by default not shaped"
+    )
     repeats: int = Field(default=1, ge=1, description="of every prompt, each with its own coins")
     warmup: int = Field(default=1, ge=0, description="requests per system that are not counted")
     energy: EnergySpec = EnergySpec()
@@ -100,17 +102,6 @@ class Config(Strict):
     def _hosts_by_file(cls, value: Any, info: ValidationInfo) -> Any:
         folder = (info.context or {}).get("folder", ".")
         return read_yaml(Path(folder, value)) if isinstance(value, str) else value
-
-    @field_validator("link", mode="before")
-    @classmethod
-    def _link_by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, str):
-            value = {"profile": value}
-        profile = value.get("profile") if isinstance(value, dict) else None
-        if isinstance(profile, str) and profile.endswith((".yaml", ".yml")):
-            folder = (info.context or {}).get("folder", ".")
-            value = {**value, "profile": str(Path(folder, Path(profile).expanduser()).resolve())}
-        return value
 
     @field_validator("link")
     @classmethod

@@ -102,10 +102,12 @@ class Shaping:
 
     @classmethod
     def from_description(cls, data: dict[str, Any]) -> Shaping:
+        """Reads no profile again: whatever has become of its file, the link is the one that was declared."""
+        spec = LinkSpec(**{**data["declared"], "profile": None})
         return cls(
             data["interface"],
             data["peer"],
-            LinkSpec(**data["declared"]),
+            spec.model_copy(update={"profile": data["declared"]["profile"]}),
             tuple(data["ports"]),
             tuple(data["exempt_ports"]),
             data["role"],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.interface import link_from
 from netem.errors import LinkError
 from netem.physical import Shaping
 from netem.physical.plan import ifb_name, plan
@@ -78,6 +80,22 @@ def test_all_other_traffic_waits_in_the_queue_it_had() -> None:
     assert "tc qdisc add dev eth0 parent d55d:1 handle d55e: fq_codel" in commands()
     (root,) = [line for line in commands() if "prio bands" in line]
     assert root.endswith("priomap" + 16 * " 0")
+
+
+def test_a_profiles_file_is_read_once_and_found_from_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("link: {rtt_ms: 30, jitter_ms: 2, up: {gilbert: {mean_loss_pct: 1, mean_burst: 3}}}")
+    monkeypatch.chdir(tmp_path)
+    for spec in (link_from(None, "mine.yaml", []), link_from(None, None, ["link.profile=mine.yaml"])):
+        assert spec.profile == str(mine)
+        shaping = Shaping("eth0", "10.0.0.2", spec, (5555,), (22, 2222), "edge", "ingress")
+        told = shaping.describe()
+    mine.write_text("link: {rtt_ms: 1, rate_mbps: 3}")
+    assert Shaping.from_description(told) == shaping
+    mine.unlink()
+    assert Shaping.from_description(told) == shaping
 
 
 def test_undo_restores_values_not_guesses() -> None:
