@@ -28,7 +28,7 @@ from nodes.policies.route import make_route
 from nodes.probes.energy import Counter, counters
 from nodes.records import RequestRecord, RoundRecord
 
-FORMAT = 6  # of summary.json: raised whenever a figure is added or means something else
+FORMAT = 7  # of summary.json: raised whenever a figure is added or means something else
 PARTS = ("draft", "encode", "network_up", "network_down", "queue", "verify", "edge_other", "resolve")
 
 
