@@ -56,8 +56,8 @@ def _neighbour(role: str, folder: Path) -> Iterator[dict[str, Any]]:
     (folder / "sshd_config").write_text(SERVER.format(port=port, address=address, folder=folder))
     (folder / "known_hosts").write_text(f"[{address}]:{port} {(folder / 'host_key.pub').read_text()}")
     (folder / "ssh_config").write_text(f"Host *\n  UserKnownHostsFile {folder}/known_hosts\n")
-    if not Path("/run/sshd").is_dir() and getpass.getuser() == "root":  # where a system's own server has never run
-        Path("/run/sshd").mkdir(mode=0o755)
+    if getpass.getuser() == "root":  # where a system's own server has never run
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     with (folder / "sshd.log").open("wb") as log:
         server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL,
                                   stdout=log, stderr=log, start_new_session=True)  # fmt: skip

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,23 +88,16 @@ class Machine:
         return subprocess.run(self.enter(*command), capture_output=True, text=True, check=True, timeout=30).stdout
 
     def processes(self) -> list[int]:
-        """Of its user: what a run left."""
-        uid = USERS[self.role][1]
+        """The nodes on it: while a run goes on, or what it left."""
         found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and entry.stat().st_uid == uid and b"nodes.process" in cmdline(entry):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
+        for pid in pids_in(self.namespace):
+            with suppress(OSError):  # it ended meanwhile
+                if b"nodes.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
         return found
 
     def _inside(self) -> int:
         return int((self.folder / "sshd.pid").read_text())
-
-
-def cmdline(entry: Path) -> bytes:
-    return (entry / "cmdline").read_bytes()
 
 
 @dataclass
@@ -204,7 +197,8 @@ def start(role: str, namespace: str, folder: Path, ahead_s: int, home_size: str)
 
 def stop(machine: Machine) -> None:
     for pid in pids_in(machine.namespace):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGKILL)
     machine.sshd.wait()
 
 

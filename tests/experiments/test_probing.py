@@ -11,7 +11,7 @@ from nodes.probes import ProbeError
 from nodes.probes.sampler import read_samples
 
 ESTIMATE = "psutil_estimate:idle_w=2,full_w=7"
-BUSY = "import time; end = time.monotonic() + 0.4\nwhile time.monotonic() < end: pass"
+BUSY = "import time; end = time.monotonic() + 0.4\nwhile time.monotonic() < end or time.process_time() < 0.4: pass"
 
 
 def test_a_program_is_traced_to_its_end(tmp_path):
@@ -20,7 +20,7 @@ def test_a_program_is_traced_to_its_end(tmp_path):
     assert found["returncode"] == 0 and found["status"] == "estimated"
     assert 2 * 0.4 <= found["joules"] <= 7 * found["seconds"] * 1.1
     cpu_s = [s.value for s in read_samples(out) if s.channel.endswith(".cpu") and not s.channel.startswith("self")]
-    assert 0.1 < cpu_s[-1] <= 1.0
+    assert 0.3 < cpu_s[-1] <= found["seconds"] * 1.1
 
 
 def test_its_exit_code_is_kept(tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,12 @@ def runs_on(machine) -> list[str]:
     return machine.run("sh", "-c", f"test -d {work} && ls {work} || true").split()
 
 
+def requests_on(machine) -> str:
+    """What has been recorded there of the one run that goes on."""
+    work = f"/home/{machine.user}/work_of_nobody/{machine.role}/runs"
+    return machine.run("sh", "-c", f"cat {work}/*/requests.jsonl 2>/dev/null || true")
+
+
 def dssd(*words: object, cwd: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen([sys.executable, "-m", "experiments.cli", *map(str, words)], cwd=cwd, env=environment,
@@ -154,8 +161,9 @@ def disturb(world: Machines, action, after: int = 2):
 
 def kill(machine) -> None:
     for pid in machine.processes():
-        if b"-m\0nodes.process" in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0sh\0", b""):
-            os.kill(pid, signal.SIGKILL)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            if b"-m\0nodes.process" in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0sh\0", b""):
+                os.kill(pid, signal.SIGKILL)
 
 
 def cut(role: str) -> None:
@@ -213,8 +221,7 @@ def until(condition, within_s: float = 30.0) -> None:
 def test_an_interrupt_fetches_what_there_is(world, tmp_path):
     path = write_config(tmp_path, world, workload=MANY, pace=SLOW, warmup=0)
     running = dssd("run", path, cwd=tmp_path)
-    until(lambda: world.device.processes())
-    time.sleep(1.5)
+    until(lambda: "\n" in requests_on(world.device))
     running.send_signal(signal.SIGINT)
     _, complaint = running.communicate(timeout=40)
     assert running.returncode == 130, complaint
@@ -226,8 +233,7 @@ def test_an_interrupt_fetches_what_there_is(world, tmp_path):
 def test_nodes_end_with_the_one_who_started_them_and_their_records_can_be_fetched_later(world, tmp_path):
     path = write_config(tmp_path, world, workload=MANY, pace=SLOW, warmup=0)
     running = dssd("run", path, cwd=tmp_path)
-    until(lambda: world.device.processes())
-    time.sleep(1.5)
+    until(lambda: "\n" in requests_on(world.device))
     running.kill()
     running.communicate(timeout=20)
     until(lambda: not world.device.processes() and not world.edge.processes(), 15)

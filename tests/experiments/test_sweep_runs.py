@@ -239,7 +239,8 @@ def namespaces_of(lab: str) -> list[str]:
 
 
 def test_two_at_once_are_refused_and_status_sees_the_first(config):
-    path = config({"repeats": 2})
+    long = {"workload": {"prompts": ["t1 t2"], "max_new_tokens": 400}, "pace": {"forward_ms": 20}}
+    path = config({"repeats": 2}, **long)
     first = start(path)
     wait_for(lambda: list((path.parent / "results").glob("many/sweep-*/running/*/run.json")), first)
     _, err = finish(path, code=1)

@@ -26,7 +26,7 @@ def share(seconds):
 
 found = {"before": share(0.3)}
 with limited(cpu_share=0.25) as held:
-    found.update(limits=held, during=share(1.0), group=Path("/proc/self/cgroup").read_text())
+    found.update(limits=held, during=share(3.0), group=Path("/proc/self/cgroup").read_text())
     found["stat"] = dict(line.split() for line in Path(f"/sys/fs/cgroup/dssd-{os.getpid()}/cpu.stat").open())
 found.update(after=share(0.3), left=[str(path) for path in Path("/sys/fs/cgroup").glob("dssd-*")])
 print(json.dumps(found))

@@ -15,7 +15,7 @@ from nodes.engine.toy import ToyEngine
 from nodes.sampling import Sampling
 from nodes.session import Session
 
-SLACK_S = 0.25  # a loaded machine wakes a sleeper late; never early
+SLACK_S, TRIES = 0.25, 20  # a loaded machine wakes a sleeper late, now and then; never early
 
 
 def paced(**numbers) -> PacedEngine:
@@ -29,14 +29,19 @@ def forward_s(engine: PacedEngine, sessions: list[Session]) -> float:
 
 
 def test_a_forward_lasts_what_the_pace_says():
-    engine = paced(forward_ms=10, per_token_ms=2, prefill_per_token_ms=1)
-    first, second = Session(Sampling(), [1] * 20), Session(Sampling(), [1] * 10)
-    assert 0.040 <= forward_s(engine, [first, second]) < 0.040 + SLACK_S  # 10 + 30 x 1
-    first.become([1] * 22)
-    second.become([1] * 13)
-    assert 0.020 <= forward_s(engine, [first, second]) < 0.020 + SLACK_S  # 10 + (2 + 3) x 2
-    assert engine.overruns == 0 and engine.forwards == 2
-    assert 0.060 <= engine.busy_s < 0.060 + 2 * SLACK_S
+    ToyEngine("target").forward([Session(Sampling(), [1])], [1])  # the first of a process is slow
+    for _ in range(TRIES):
+        engine = paced(forward_ms=10, per_token_ms=2, prefill_per_token_ms=1)
+        first, second = Session(Sampling(), [1] * 20), Session(Sampling(), [1] * 10)
+        prefill_s = forward_s(engine, [first, second])
+        first.become([1] * 22)
+        second.become([1] * 13)
+        decode_s = forward_s(engine, [first, second])
+        assert prefill_s >= 0.040 and decode_s >= 0.020, "10 + 30 x 1, and 10 + (2 + 3) x 2"
+        assert engine.forwards == 2 and engine.busy_s >= 0.060
+        if not engine.overruns and max(prefill_s - 0.040, decode_s - 0.020, engine.busy_s - 0.060) < SLACK_S:
+            return
+    raise AssertionError(f"never within {SLACK_S} s of the pace in {TRIES} tries")
 
 
 def test_an_overrun_is_counted():
@@ -49,11 +54,16 @@ def test_an_overrun_is_counted():
 
 
 def test_busy_time_runs_on_during_a_forward():
-    engine = paced(forward_ms=300)
+    engine, go_on = paced(forward_ms=300), threading.Event()
+    plain = engine.inner.forward
+    engine.inner.forward = lambda *args: (go_on.wait(), plain(*args))[1]
     worker = threading.Thread(target=engine.forward, args=([Session(Sampling(), [1])], [1]))
     worker.start()
-    time.sleep(0.05)
-    assert 0 < engine.busy_s < 0.3
+    while not (early_s := engine.busy_s):
+        time.sleep(0.001)
+    time.sleep(0.01)
+    assert engine.busy_s > early_s
+    go_on.set()
     worker.join()
     at_rest_s = engine.busy_s
     time.sleep(0.01)

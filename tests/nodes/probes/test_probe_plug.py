@@ -101,7 +101,7 @@ def test_no_number_never_reaches_a_trace(plug, tmp_path):
     with Sampler([probe], "device", tmp_path) as sampler:
         threading.Event().wait(0.2)
         answer(plug, {**SHELLY, "apower": float("nan")})
-        threading.Event().wait(0.2)
+        threading.Event().wait(0.5)
         answer(plug, SHELLY)
         threading.Event().wait(0.2)
     assert "nan" in sampler.path.read_text(encoding="utf-8").lower()  # the error's own words
