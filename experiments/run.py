@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from experiments.launch import Outcome, run_nodes
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
 from experiments.quality import exact_systems, measure_quality
-from experiments.remote.run import run_on_hosts
+from experiments.remote.run import held, run_on_hosts
 from experiments.schema import Config, config_id
 from experiments.store import RunFolder, StoreError, create_run
 from experiments.summary import finite, summarise_run
@@ -38,7 +38,7 @@ def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, 
 
 def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | None = None) -> None:
     """Run it with its records in `folder`, and `about` beside what every manifest says. Raises LinkError, RunError."""
-    with recording(config, folder, about) as outcome:
+    with held(folder.path) if config.hosts else nullcontext(), recording(config, folder, about) as outcome:
         with ProgressBar(config.name, str(folder.path)) as progress:
             run = run_on_hosts if config.hosts else run_nodes
             run(config, folder.path, progress.update, outcome)

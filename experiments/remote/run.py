@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from experiments.launch import Outcome, Progress, Seat, interrupt_as_exit, supervise
+from experiments.locks import lock_holder, open_lock, try_lock
 from experiments.remote.ask import ask, refuse, same_models
 from experiments.remote.deploy import Place, deploy
 from experiments.remote.inventory import HostSpec, HostsSpec, Role
@@ -93,6 +94,20 @@ def check_hosts(config: Config) -> list[dict[str, Any]]:
             answers = both(machines, lambda machine: ask(config, machine.role, machine.host, machine.place))
         both(machines, remove)
     return [{"host": m.host.where, **check} for m, answer in zip(machines, answers) for check in answer["checks"]]
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While the block lasts nobody else fetches what this run records. Raises RemoteError where somebody does."""
+    path = folder / HOSTS_FILE
+    with open_lock(path) as lock:
+        if not try_lock(lock):
+            pid = lock_holder(path) or "PID"
+            raise RemoteError(
+                f"{folder}: process {pid} is at work on this run, and fetches its records at the end: wait for it, or "
+                f"stop it (kill {pid})"
+            )
+        yield
 
 
 # Both at once ---------------------------------------------------------------------------------------------------------
@@ -305,15 +320,24 @@ def remove(machine: Machine) -> None:
 
 
 def collect_again(folder: Path) -> list[str]:
-    """For a run whose records could not be fetched when it ended; what was fetched, in words. Raises RemoteError."""
-    try:
-        content = json.loads((folder / HOSTS_FILE).read_text(encoding="utf-8"))
-    except OSError:
-        raise RemoteError(f"{folder} has no {HOSTS_FILE}: it is not a run on two machines") from None
-    hosts, said = HostsSpec.model_validate(content["hosts"]), []
-    with _scratch() as scratch, opened(hosts, scratch) as machines:
+    """For a run whose records could not be fetched when it ended; what was fetched, in words. Raises RemoteError, for
+    one that is still going on too."""
+    path = folder / HOSTS_FILE
+    if not path.is_file():
+        raise RemoteError(f"{folder} has no {HOSTS_FILE}: it is not a run on two machines")
+    with held(folder), _scratch() as scratch:
+        told = path.read_text(encoding="utf-8")
+        if not told:
+            raise RemoteError(f"{folder}: the run ended before anything could be recorded on its machines")
+        content = json.loads(told)
+        return _collect_again(HostsSpec.model_validate(content["hosts"]), content["places"], folder, scratch)
+
+
+def _collect_again(hosts: HostsSpec, places: dict[str, Any], folder: Path, scratch: Path) -> list[str]:
+    said = []
+    with opened(hosts, scratch) as machines:
         for machine in machines:
-            machine.place = Place(**content["places"][machine.role])
+            machine.place = Place(**places[machine.role])
             if not isinstance(machine.host, SshHost):
                 continue
             machine.host.connect()

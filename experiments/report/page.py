@@ -23,7 +23,7 @@ from experiments.report.speed import latencies, tokens_per_s
 from experiments.report.tcp import tcp_lines, tcp_plots
 from experiments.report.timeline import pickers, timeline_plot, timelines
 from experiments.report.traffic import bytes_per_token
-from experiments.store import RunFolder
+from experiments.store import RunFolder, replacing
 
 NO_PLOTLY = "Plots need plotly (pip install plotly). Every figure has its table."
 
@@ -31,9 +31,8 @@ NO_PLOTLY = "Plots need plotly (pip install plotly). Every figure has its table.
 def write_report(folder: RunFolder, summary: Mapping[str, Any]) -> Path:
     """Write the run's report.html and return its path. `summary` is that of experiments/summary.py."""
     path = folder.path / "report.html"
-    temporary = path.with_name(".report.html")
-    temporary.write_text(render(folder, summary), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(render(folder, summary), encoding="utf-8")
     return path
 
 

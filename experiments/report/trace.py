@@ -16,7 +16,7 @@ import numpy as np
 from experiments.report.palette import PARTS
 from experiments.report.timeline import power_step_ms
 from experiments.spans import Span, describe, shared_clock, spans_of
-from experiments.store import RunFolder
+from experiments.store import RunFolder, replacing
 from nodes.probes.energy import counters, power_w
 from nodes.records import RoundRecord
 
@@ -30,12 +30,10 @@ def write_trace(folder: RunFolder) -> Path:
     """Write the run's trace.json, warm-up included, and return its path."""
     path = folder.path / "trace.json"
     encoder = msgspec.json.Encoder()
-    temporary = path.with_name(".trace.json")
-    with temporary.open("wb") as out:
+    with replacing(path) as temporary, temporary.open("wb") as out:
         out.write(b'{"displayTimeUnit": "ms", "traceEvents": [\n')
         out.write(b",\n".join(encoder.encode(event) for event in _events(folder)))
         out.write(b"\n]}\n")
-    temporary.replace(path)
     return path
 
 

@@ -13,7 +13,6 @@ A run's manifest says which turn it is: `sweep: {id, point, name, axes, repeat, 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.locks import lock_holder, open_lock, try_lock
 from experiments.manifest import ROOT, git_state
 from experiments.store import RunFolder, StoreError, make_folder, point_latest, replacing
 from experiments.sweep.order import Turn
@@ -104,22 +104,22 @@ class SweepFolder:
 
     def running_pid(self) -> int | None:
         """Of the process that runs this sweep now; 0 where it is in a place whose processes this one cannot see."""
-        return _holder(self.path / "sweep.lock")
+        return lock_holder(self.path / "sweep.lock")
 
     # Writing: only with the lock ------------------------------------------------------------------------------
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Nobody else runs this sweep meanwhile. Yields the descriptor that every run inherits. Raises SweepError."""
-        with _open_lock(self.path / "sweep.lock") as lock, _open_lock(self.path / "runs.lock") as runs:
-            if not _try_lock(lock):
+        """Nobody else runs this sweep meanwhile. Yields the descriptor that every run inherits. Raises StoreError."""
+        with open_lock(self.path / "sweep.lock") as lock, open_lock(self.path / "runs.lock") as runs:
+            if not try_lock(lock):
                 pid = self.running_pid()
                 raise SweepError(
                     f"{self.path} is being run by process {pid or 'that is not visible from here'}: "
                     f"wait for it, stop it (kill {pid or 'PID'}), or look at it with `dssd sweep status`"
                 )
             deadline = time.monotonic() + WIND_UP_WITHIN_S
-            while not _try_lock(runs):
+            while not try_lock(runs):
                 if time.monotonic() > deadline:
                     raise SweepError(
                         f"{self.path}: a run of this sweep, left by a process that was killed, has not ended within "
@@ -272,39 +272,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _open_lock(path: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SweepError(f"{path} cannot be opened: {error.strerror}") from None
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise SweepError(f"this file system has no locks ({error.strerror}): keep results on a local disk") from None
-    return True
-
-
-def _holder(path: Path) -> int | None:
-    """Who holds a flock on the file, as the kernel tells; None: nobody on this machine. Asking disturbs nobody, which
-    trying to lock it would."""
-    try:
-        inode = path.stat().st_ino
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return None
-    for fields in (line.split() for line in lines):
-        if "FLOCK" in fields and "->" not in fields and fields[-3].endswith(f":{inode}"):
-            return int(fields[-4])
-    return None

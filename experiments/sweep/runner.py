@@ -67,7 +67,7 @@ def check_jobs(sweep: Sweep, jobs: int) -> None:
 
 
 def run_sweep(sweep: Sweep, folder: SweepFolder, jobs: int = 1, again: bool = False) -> None:
-    """Run what is left of it; `again`: what failed, too. Raises SweepError; SystemExit after Ctrl-C or SIGTERM, with
+    """Run what is left of it; `again`: what failed, too. Raises StoreError; SystemExit after Ctrl-C or SIGTERM, with
     everything down and the folder ready to be gone on with."""
     check_jobs(sweep, jobs)
     with folder.locked() as lock, exit_on_sigterm(), SweepProgress(sweep.name, folder.path) as progress:

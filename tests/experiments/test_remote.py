@@ -18,11 +18,13 @@ import yaml
 from machines import PROJECT, Machines, machines, why_not
 
 from experiments.launch import Outcome, RunError, run_nodes
+from experiments.progress import ProgressBar
 from experiments.remote.ask import same_models
 from experiments.remote.check import NEEDED, NEEDED_BY_MODELS, _probes, model_hash
 from experiments.remote.link import who_shapes
-from experiments.remote.run import collect_again, run_on_hosts
+from experiments.remote.run import collect_again, held, run_on_hosts
 from experiments.remote.ssh import RemoteError
+from experiments.run import run_experiment
 from experiments.schema import ConfigError, load_config
 from experiments.store import RunFolder, create_run
 from netem.spec import LinkSpec
@@ -245,6 +247,23 @@ def test_nodes_end_with_the_one_who_started_them_and_their_records_can_be_fetche
     assert all("nothing is left" in line for line in collect_again(latest(tmp_path).path))
 
 
+def test_a_run_that_is_going_on_is_left_alone_by_those_who_would_collect_it(world, tmp_path, monkeypatch):
+    def collect() -> None:
+        with pytest.raises(RemoteError, match=f"process {os.getpid()} is at work on this run"):
+            collect_again(latest(tmp_path).path)
+        refused.append(True)
+
+    class Watched(ProgressBar):
+        update = staticmethod(disturb(world, collect))
+
+    refused: list[bool] = []
+    monkeypatch.setattr("experiments.run.ProgressBar", Watched)
+    config = load_config(write_config(tmp_path, world, workload={**MANY, "requests": 4}, warmup=0))
+    made, _ = run_experiment(config, tmp_path / "results")
+    assert refused and made.manifest()["status"] == "complete" and made.manifest()["events"] == []
+    assert len(made.requests().records) == 4
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 REFUSED = [
@@ -330,6 +349,16 @@ def test_a_bad_inventory_is_refused_by_name(tmp_path, hosts, told):
     path.write_text(yaml.safe_dump({"engine": "toy", "systems": ["dssd"], "hosts": hosts}))
     with pytest.raises(ConfigError, match=told):
         load_config(path)
+
+
+def test_records_are_fetched_by_one_process_at_a_time_and_by_none_before_there_are_any(tmp_path):
+    with pytest.raises(RemoteError, match="not a run on two machines"):
+        collect_again(tmp_path)
+    with held(tmp_path):
+        with pytest.raises(RemoteError, match=f"process {os.getpid()} is at work on this run"):
+            collect_again(tmp_path)
+    with pytest.raises(RemoteError, match="before anything could be recorded"):
+        collect_again(tmp_path)
 
 
 def test_two_models_of_one_name_are_told_apart_wherever_they_lie(tmp_path):

@@ -26,6 +26,21 @@ def events(folder) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
 
 
+def test_two_processes_may_write_it_at_once_and_both_leave_all_of_it(folder, monkeypatch):
+    class SlowFolder(RunFolder):
+        """While its requests are read for one writer, another process writes from beginning to end."""
+
+        def requests(self):
+            with monkeypatch.context() as other:
+                other.setattr("os.getpid", lambda: 0)
+                whole.append(write_trace(folder).read_bytes())
+            return super().requests()
+
+    whole: list[bytes] = []
+    assert write_trace(SlowFolder(folder.path)).read_bytes() == whole[0]
+    assert not list(folder.path.glob(".trace.json*"))
+
+
 def test_every_request_and_every_round_is_there(folder, events):
     requests = [event for event in events if event.get("cat") == "request"]
     assert {event["args"]["request"] for event in requests} == {r.request_id for r in folder.requests().records}
