@@ -13,7 +13,7 @@ from experiments.launch import Outcome, run_nodes
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
 from experiments.quality import exact_systems, measure_quality
-from experiments.remote.run import held, run_on_hosts
+from experiments.remote.run import collect_again, held, run_on_hosts
 from experiments.schema import Config, config_id
 from experiments.store import RunFolder, StoreError, create_run
 from experiments.summary import finite, summarise_run
@@ -58,13 +58,43 @@ def recording(config: Config, folder: RunFolder, about: Mapping[str, Any] | None
         outcome.status = f"failed: {error}"
         raise
     finally:
-        models = {node: engine for node in ("device", "edge") if (engine := folder.node(node).get("engine"))}
-        device = folder.node("device")
-        ended = end_manifest(
-            manifest, status=outcome.status, link=outcome.link, models=models, events=outcome.events, device=device
-        )
-        folder.write_manifest({**ended, "hosts": outcome.hosts} if outcome.hosts else ended)
+        folder.write_manifest(_with_outcome(manifest, folder, outcome))
         folder.close()
+
+
+def _with_outcome(manifest: Mapping[str, Any], folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
+    """The manifest with that, and with what the nodes left."""
+    models = {node: engine for node in ("device", "edge") if (engine := folder.node(node).get("engine"))}
+    device = folder.node("device")
+    ended = end_manifest(
+        manifest, status=outcome.status, link=outcome.link, models=models, events=outcome.events, device=device
+    )
+    return {**ended, "hosts": outcome.hosts} if outcome.hosts else ended
+
+
+def collect_run(folder: RunFolder) -> list[str]:
+    """Fetch what its machines still hold of it, and sum up; what was fetched, in words. With all of it here the run is
+    what it would have been, had that come when it ended. Raises RemoteError."""
+    said = collect_again(folder.path, lambda role: _arrived(folder, role))
+    folder.close()
+    if folder.requests().records:
+        sum_up(folder)
+    return said
+
+
+def _arrived(folder: RunFolder, role: str) -> None:
+    """A node's records are here after all: the manifest says so, and when it was written first stays."""
+    manifest = folder.manifest()
+    awaited = {event["role"]: event for event in manifest.get("events", []) if event["event"] == "not_collected"}
+    left = [event for event in manifest.get("events", []) if event is not awaited.get(role)]
+    status = str(manifest["status"])
+    if status == "running":  # but nobody is at work on it: who started it was killed
+        status = "interrupted"
+    elif awaited.keys() == {role}:
+        status = awaited[role].get("run", status)
+    left += _judge(folder) if status == "complete" else []
+    now = _with_outcome(manifest, folder, Outcome(status, events=left))
+    folder.write_manifest({**now, **{key: manifest.get(key) for key in ("ended", "clock_at_end")}})
 
 
 def _judge(folder: RunFolder) -> list[dict[str, Any]]:

@@ -45,13 +45,8 @@ def collect(
 ) -> None:
     """Fetch what a run recorded on its machines and could not fetch when it ended; sum it up."""
     with plain_errors():
-        from experiments.remote.run import collect_again
-        from experiments.run import sum_up
+        from experiments.run import collect_run
         from experiments.store import find_run
 
-        found = find_run(folder)
-        for line in collect_again(found.path):
+        for line in collect_run(find_run(folder)):
             note(line)
-        found.close()
-        if found.requests().records:
-            sum_up(found)

@@ -272,37 +272,41 @@ def _remember(hosts: HostsSpec, machines: list[Machine], folder: Path) -> None:
 
 @contextmanager
 def _collected(machines: list[Machine], folder: Path, outcome: Outcome, progress: Progress) -> Iterator[None]:
-    """However the block ends, records are fetched. Raises RemoteError for what could not be, after the block's own."""
+    """However the block ends, records are fetched. Raises RemoteError for what could not be, after the block's own;
+    how the run itself ended is then told by the event `not_collected`."""
     try:
         yield
     except BaseException as failure:
-        problems = _collect(machines, folder, outcome, progress)
+        itself = f"failed: {failure}" if isinstance(failure, Exception) else outcome.status
+        problems = _collect(machines, folder, outcome, progress, itself)
         if problems and isinstance(failure, Exception):
             raise RemoteError("\n".join([str(failure), *problems])) from failure
         print("\n".join(problems), file=sys.stderr)
         raise
-    if problems := _collect(machines, folder, outcome, progress):
+    if problems := _collect(machines, folder, outcome, progress, "complete"):
         raise RemoteError("\n".join(problems))
 
 
-def _collect(machines: list[Machine], folder: Path, outcome: Outcome, progress: Progress) -> list[str]:
+def _collect(machines: list[Machine], folder: Path, outcome: Outcome, progress: Progress, itself: str) -> list[str]:
     progress("collect", {})
     problems = []
     with undisturbed():
         for machine in machines:
             try:
-                collect(machine, folder)
+                fetch(machine, folder)
+                remove(machine)
             except RemoteError as error:
                 problems.append(
                     f"{error}\n  what the {machine.role} recorded is still there, in {machine.place.folder}; "
                     f"once the host answers: dssd remote collect {folder}"
                 )
-                outcome.events.append({"event": "not_collected", "role": machine.role, "why": str(error)})
+                event = {"event": "not_collected", "role": machine.role, "why": str(error), "run": itself}
+                outcome.events.append(event)
     return problems
 
 
-def collect(machine: Machine, folder: Path) -> None:
-    """Fetch one node's records, when it has ended, and remove them there. Raises RemoteError."""
+def fetch(machine: Machine, folder: Path) -> None:
+    """One node's records, when it has ended. Raises RemoteError."""
     host, place = machine.host, machine.place
     if not isinstance(host, SshHost):
         return
@@ -310,7 +314,6 @@ def collect(machine: Machine, folder: Path) -> None:
         host.connect()
     machine.python("-m", "experiments.remote.ended", place.folder, machine.role, str(NODE_ENDS_WITHIN_S))
     host.fetch(place.folder, folder, NOT_RECORDS)
-    remove(machine)
 
 
 def remove(machine: Machine) -> None:
@@ -319,9 +322,9 @@ def remove(machine: Machine) -> None:
         machine.host.run(["rm", "-rf", machine.place.folder])
 
 
-def collect_again(folder: Path) -> list[str]:
-    """For a run whose records could not be fetched when it ended; what was fetched, in words. Raises RemoteError, for
-    one that is still going on too."""
+def collect_again(folder: Path, arrived: Callable[[Role], None]) -> list[str]:
+    """For a run whose records could not be fetched when it ended; what was fetched, in words. `arrived` is called for
+    each node's before they are removed there. Raises RemoteError, for a run that is still going on too."""
     path = folder / HOSTS_FILE
     if not path.is_file():
         raise RemoteError(f"{folder} has no {HOSTS_FILE}: it is not a run on two machines")
@@ -330,23 +333,21 @@ def collect_again(folder: Path) -> list[str]:
         if not told:
             raise RemoteError(f"{folder}: the run ended before anything could be recorded on its machines")
         content = json.loads(told)
-        return _collect_again(HostsSpec.model_validate(content["hosts"]), content["places"], folder, scratch)
+        with opened(HostsSpec.model_validate(content["hosts"]), scratch) as machines:
+            for machine in machines:
+                machine.place = Place(**content["places"][machine.role])
+            return [line for machine in machines if (line := _collect_one(machine, folder, arrived))]
 
 
-def _collect_again(hosts: HostsSpec, places: dict[str, Any], folder: Path, scratch: Path) -> list[str]:
-    said = []
-    with opened(hosts, scratch) as machines:
-        for machine in machines:
-            machine.place = Place(**places[machine.role])
-            if not isinstance(machine.host, SshHost):
-                continue
-            machine.host.connect()
-            state = machine.host.run(
-                ["sh", "-c", 'test -d "$1" && echo there || echo gone', "sh", machine.place.folder]
-            )
-            if state.strip() == "gone":
-                said.append(f"{machine.role}: nothing is left at {machine.host.where}")
-                continue
-            collect(machine, folder)
-            said.append(f"{machine.role}: fetched from {machine.host.where}:{machine.place.folder}")
-    return said
+def _collect_one(machine: Machine, folder: Path, arrived: Callable[[Role], None]) -> str:
+    """Empty for this very machine, which has them already."""
+    if not isinstance(machine.host, SshHost):
+        return ""
+    machine.host.connect()
+    state = machine.host.run(["sh", "-c", 'test -d "$1" && echo there || echo gone', "sh", machine.place.folder])
+    if state.strip() == "gone":
+        return f"{machine.role}: nothing is left at {machine.host.where}"
+    fetch(machine, folder)
+    arrived(machine.role)
+    remove(machine)
+    return f"{machine.role}: fetched from {machine.host.where}:{machine.place.folder}"

@@ -6,6 +6,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 import yaml
 from machines import PROJECT, Machines, machines, why_not
 
+from experiments.collection import collect
 from experiments.launch import Outcome, RunError, run_nodes
 from experiments.progress import ProgressBar
 from experiments.remote.ask import same_models
@@ -24,7 +27,7 @@ from experiments.remote.check import NEEDED, NEEDED_BY_MODELS, _probes, model_ha
 from experiments.remote.link import who_shapes
 from experiments.remote.run import collect_again, held, run_on_hosts
 from experiments.remote.ssh import RemoteError
-from experiments.run import run_experiment
+from experiments.run import collect_run, run_experiment
 from experiments.schema import ConfigError, load_config
 from experiments.store import RunFolder, create_run
 from netem.spec import LinkSpec
@@ -213,6 +216,12 @@ def test_a_disk_that_fills_up_ends_the_run_by_name_and_keeps_what_fitted(world, 
     assert latest(tmp_path).requests().records[0].output_tokens == 20
 
 
+def watch(monkeypatch, progress) -> None:
+    """Have this progress callback called by whatever runs an experiment."""
+    watched = type("Watched", (ProgressBar,), {"update": staticmethod(progress)})
+    monkeypatch.setattr("experiments.run.ProgressBar", watched)
+
+
 def until(condition, within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
@@ -240,28 +249,63 @@ def test_nodes_end_with_the_one_who_started_them_and_their_records_can_be_fetche
     running.communicate(timeout=20)
     until(lambda: not world.device.processes() and not world.edge.processes(), 15)
     assert runs_on(world.device) and runs_on(world.edge)
-    said = collect_again(latest(tmp_path).path)
+    assert latest(tmp_path).manifest()["status"] == "running"
+    said = collect_run(latest(tmp_path))
     assert len(said) == 2 and all("fetched" in line for line in said)
     assert latest(tmp_path).requests().records
     assert not runs_on(world.device) and not runs_on(world.edge)
-    assert all("nothing is left" in line for line in collect_again(latest(tmp_path).path))
+    assert latest(tmp_path).manifest()["status"] == "interrupted" and latest(tmp_path).manifest()["ended"] is None
+    assert all("nothing is left" in line for line in collect_run(latest(tmp_path)))
 
 
 def test_a_run_that_is_going_on_is_left_alone_by_those_who_would_collect_it(world, tmp_path, monkeypatch):
-    def collect() -> None:
+    def try_to_collect() -> None:
         with pytest.raises(RemoteError, match=f"process {os.getpid()} is at work on this run"):
-            collect_again(latest(tmp_path).path)
+            collect_run(latest(tmp_path))
         refused.append(True)
 
-    class Watched(ProgressBar):
-        update = staticmethod(disturb(world, collect))
-
     refused: list[bool] = []
-    monkeypatch.setattr("experiments.run.ProgressBar", Watched)
+    watch(monkeypatch, disturb(world, try_to_collect))
     config = load_config(write_config(tmp_path, world, workload={**MANY, "requests": 4}, warmup=0))
     made, _ = run_experiment(config, tmp_path / "results")
     assert refused and made.manifest()["status"] == "complete" and made.manifest()["events"] == []
     assert len(made.requests().records) == 4
+
+
+ENDINGS = {"complete": "^complete$", "killed": "^failed: the device process ended with code"}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_run_whose_records_come_later_is_what_it_would_have_been_had_they_come_at_once(
+    world, tmp_path, monkeypatch, ending
+):
+    shim = tmp_path / "bin" / "rsync"
+    shim.parent.mkdir()
+    shim.write_text(f"""#!/bin/sh
+for word; do [ "$word" = -rt ] && echo no room for records today >&2 && exit 12; done
+exec {shutil.which("rsync")} "$@"
+""")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    if ending == "killed":
+        watch(monkeypatch, disturb(world, lambda: kill(world.device)))
+    workload = MANY if ending == "killed" else {"prompts": ["t1 t2"]}
+    config = load_config(write_config(tmp_path, world, workload=workload, pace=SLOW, warmup=0))
+    with pytest.raises(RemoteError, match="no room for records today"):
+        run_experiment(config, tmp_path / "results")
+    made = latest(tmp_path)
+    before = made.manifest()
+    assert "dssd remote collect" in before["status"] and len(before["events"]) == 2
+    shim.unlink()
+    assert all("fetched" in line for line in collect_run(made))
+    after = made.manifest()
+    assert re.search(ENDINGS[ending], after["status"]) and "dssd remote collect" not in after["status"]
+    assert after["events"] == made.summary()["events"] == [] and after["ended"] == before["ended"]
+    left = {node: made.node(node).get("engine") for node in ("device", "edge")}
+    assert after["models"] == {node: engine for node, engine in left.items() if engine} and after["models"]["edge"]
+    if ending == "complete":
+        assert after["edge_clock"] == made.node("device")["clock"]
+        assert [one.path for one in collect([tmp_path / "results"]).runs] == [made.path.resolve()]
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -353,12 +397,12 @@ def test_a_bad_inventory_is_refused_by_name(tmp_path, hosts, told):
 
 def test_records_are_fetched_by_one_process_at_a_time_and_by_none_before_there_are_any(tmp_path):
     with pytest.raises(RemoteError, match="not a run on two machines"):
-        collect_again(tmp_path)
+        collect_again(tmp_path, print)
     with held(tmp_path):
         with pytest.raises(RemoteError, match=f"process {os.getpid()} is at work on this run"):
-            collect_again(tmp_path)
+            collect_again(tmp_path, print)
     with pytest.raises(RemoteError, match="before anything could be recorded"):
-        collect_again(tmp_path)
+        collect_again(tmp_path, print)
 
 
 def test_two_models_of_one_name_are_told_apart_wherever_they_lie(tmp_path):
