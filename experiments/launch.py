@@ -145,7 +145,7 @@ class Node:
 def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome, prompts: int | None = None) -> None:
     """Run `config` with its files in `folder`, noting in `outcome` what happened besides. Raises LinkError, RunError;
     link and nodes are gone afterwards. `prompts`: a file descriptor the device is asked through (nodes/dialogue.py)."""
-    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))
+    write_told(config, folder)
     course.keep_files(config.link, folder)
     with exit_on_sigterm(), interrupt_as_exit(), tempfile.TemporaryDirectory(prefix="dssd-keys-") as secrets:
         progress("link", {})
@@ -163,7 +163,14 @@ def run_nodes(config: Config, folder: Path, progress: Progress, outcome: Outcome
                     outcome.link |= {"played": played} if (played := course.played(folder)) else {}
             player.check()
             outcome.link["counters"] = lab.exec_counters()
-            _write_link(folder, outcome)
+            write_link(folder, outcome)
+
+
+def write_told(config: Config, folder: Path) -> Path:
+    """run.json: what both nodes are told."""
+    path = folder / "run.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config.to_runspec()), indent=1))
+    return path
 
 
 def _hearing(progress: Progress, played: course.Course) -> Progress:
@@ -181,12 +188,12 @@ def _check(lab: Lab, config: Config, folder: Path, progress: Progress, outcome: 
         progress("check", {})
         report = check_link(lab, lab.now)
         outcome.link |= {**report.to_dict(), "declared": lab.spec.model_dump()}
-    _write_link(folder, outcome)
+    write_link(folder, outcome)
     if report:
         report.require()
 
 
-def _write_link(folder: Path, outcome: Outcome) -> None:
+def write_link(folder: Path, outcome: Outcome) -> None:
     (folder / "link.json").write_text(json.dumps(outcome.link, indent=1) + "\n", encoding="utf-8")
 
 

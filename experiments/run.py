@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from experiments.energy_files import run_energy, write_energy
-from experiments.launch import Outcome, run_nodes
+from experiments.launch import Outcome, Seat, attend, run_nodes, write_link, write_told
 from experiments.manifest import end_manifest, start_manifest
 from experiments.progress import ProgressBar
 from experiments.quality import exact_systems, measure_quality
@@ -44,6 +44,22 @@ def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | Non
             run(config, folder.path, progress.update, outcome)
         outcome.status = "complete"
         outcome.events += _judge(folder)
+
+
+def run_device(config: Config, folder: RunFolder, edge: str, words: Sequence[str]) -> dict[str, Any]:
+    """The device's half of a run, for an edge that listens at `edge` already; its summary, from what is recorded here.
+    `words`: what else the node is told. Raises RunError; what was recorded by then is kept and summed up."""
+    try:
+        with recording(config, folder) as outcome, ProgressBar(config.name, str(folder.path)) as progress:
+            outcome.link = {"backend": "by hand", "declared": config.link.model_dump()}
+            write_link(folder.path, outcome)
+            told = ["--spec", str(write_told(config, folder.path)), "--out", str(folder.path)]
+            seat = Seat("device", sys.executable, [*told, *words], lambda argv: argv)
+            attend(seat, edge, folder.path, progress.update)
+            outcome.status = "complete"
+    finally:
+        summary = sum_up(folder) if folder.requests().records else {}
+    return summary
 
 
 @contextmanager

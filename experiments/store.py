@@ -275,12 +275,29 @@ def create_run(root: Path, config: dict[str, Any], config_id: str) -> RunFolder:
 def make_folder(parent: Path, stem: str, config: dict[str, Any]) -> RunFolder:
     """A new folder in `parent` called `stem`, or `stem-2` and so on, with its config.yaml. Raises StoreError."""
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        path = _first_free(parent, stem)
-        (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return begin_run(fresh_folder(parent, stem), config)
     except OSError as error:
         raise StoreError(f"cannot make a run's folder in {parent}: {error.strerror}") from None
+
+
+def begin_run(path: Path, config: dict[str, Any]) -> RunFolder:
+    """Make an empty folder a run's."""
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return RunFolder(path)
+
+
+def fresh_folder(parent: Path, stem: str) -> Path:
+    """A new one in `parent`, called `stem`, or `stem-2` and so on."""
+    parent.mkdir(parents=True, exist_ok=True)
+    return _first_free(parent, stem)
+
+
+def take_folder(path: Path) -> Path:
+    """The one that somebody names for new records. Raises StoreError where there are some: they would mix."""
+    path.mkdir(parents=True, exist_ok=True)
+    if (path / "config.yaml").exists() or any(path.glob("*.jsonl")):
+        raise StoreError(f"{path} has records already, and new ones would mix with them: name another folder")
+    return path
 
 
 def find_run(path: Path) -> RunFolder:

@@ -13,6 +13,7 @@ from experiments.quality import quality_lines
 WIDTH = 120
 NOTHING = "–"  # not measured, or not applicable
 STREAMED = "*"
+BETWEEN = {"hosts": "between two machines", "by hand": "what there was between the nodes"}
 Figures = Mapping[str, Any]
 
 
@@ -118,8 +119,7 @@ def link_text(link: Mapping[str, Any]) -> str:
     outages = declared.get("outages") or []
     directions = [f"{which} {text}" for which in ("up", "down") if (text := _direction_text(declared.get(which) or {}))]
     if not directions and not outages:
-        where = "between two machines" if link.get("backend") == "hosts" else "this machine's own"
-        return f"{where}, not shaped"
+        return BETWEEN.get(str(link.get("backend")), "this machine's own") + ", not shaped"
     parts = ([str(declared["profile"])] if declared.get("profile") else []) + directions
     parts += [f"cut {len(outages)} time{'s' * (len(outages) != 1)}"] if outages else []
     observed = (link.get("observed") or {}).get("rtt_ms") or {}

@@ -202,23 +202,46 @@ def by_hand(node, config, folder, *words):
 
 @pytest.fixture
 def edge_by_hand(tmp_path):
-    """An edge started as in a terminal of its own; yields (config, endpoint)."""
+    """An edge started as in a terminal of its own; yields (config, endpoint, its process)."""
     config = configure(tmp_path, systems=["dssd"])
     assert dssd("keys", tmp_path / "keys", cwd=tmp_path).returncode == 0
     edge = by_hand("edge", config, tmp_path, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "keys"))
     try:
-        yield config, json.loads(edge.stdout.readline())["endpoint"]
+        yield config, json.loads(edge.stdout.readline())["endpoint"], edge
     finally:
-        edge.terminate()
-        edge.communicate(timeout=20)
+        if edge.poll() is None:
+            edge.terminate()
+            edge.communicate(timeout=20)
 
 
-def test_two_nodes_by_hand(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
-    device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"))
+def test_two_nodes_by_hand_leave_a_run_that_is_summed_up_once_their_files_are_together(edge_by_hand, tmp_path):
+    config, endpoint, edge = edge_by_hand
+    words = ["--connect", endpoint, "--keys", str(tmp_path / "keys")]
+    device = by_hand("device", config, tmp_path, *words)
     _, said = device.communicate(timeout=60)
     assert device.returncode == 0, said
-    assert (tmp_path / "device" / "requests.jsonl").stat().st_size > 0
+    edge.terminate()
+    edge.communicate(timeout=20)
+    run = RunFolder(tmp_path / "device")
+    assert run.manifest()["status"] == "complete" and run.summary()["models"].keys() == {"device"}
+    for path in (tmp_path / "edge").glob("*edge*"):
+        shutil.copy(path, run.path)
+    assert dssd("report", run.path, cwd=tmp_path).returncode == 0
+    summary = run.summary()
+    assert summary["models"].keys() == {"device", "edge"} and summary["systems"][0]["requests"] == 1
+    assert {sample.node for sample in run.tcp()} == {"device", "edge"} == {sample.node for sample in run.samples()}
+    assert {line["node"] for line in map(json.loads, (run.path / "power.jsonl").open())} == {"device", "edge"}
+
+
+@pytest.mark.parametrize("node", ["device", "edge"])
+def test_a_node_by_hand_never_mixes_its_records_with_others(tmp_path, node):
+    used = tmp_path / node
+    used.mkdir()
+    (used / ("requests.jsonl" if node == "device" else "power.edge.jsonl")).write_text("{}\n")
+    refused = by_hand(node, configure(tmp_path, systems=["dssd"]), tmp_path, "--plain")
+    _, said = refused.communicate(timeout=60)
+    assert refused.returncode == 1 and "has records already" in said and "Traceback" not in said, said
+    assert len(list(used.iterdir())) == 1
 
 
 def test_drafting_at_the_edge_is_paid_for(tmp_path):
@@ -243,7 +266,7 @@ RADIO = "energy.radio={technology: 5g, unit_w: 0.004, tx_mbps: 50, rx_mbps: 400}
 
 
 def test_a_declared_radio_pays_for_the_bytes_of_the_interface_that_is_named(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     words = ["--connect", endpoint, "--keys", str(tmp_path / "keys"), "--interface", "lo", "--set", RADIO]
     device = by_hand("device", config, tmp_path, *words)
     _, said = device.communicate(timeout=60)
@@ -268,14 +291,14 @@ def test_a_declared_radio_pays_for_the_bytes_of_the_interface_that_is_named(edge
     ],
 )
 def test_what_is_asked_for_and_cannot_be_read_ends_the_device_by_name(edge_by_hand, tmp_path, words, said):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"), *words)
     _, complaint = device.communicate(timeout=60)
     assert device.returncode != 0 and said in complaint and "Traceback" not in complaint, complaint
 
 
 def test_a_stranger_is_refused_by_name(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     assert dssd("keys", tmp_path / "other", cwd=tmp_path).returncode == 0
     (tmp_path / "other" / "edge.pub").write_text((tmp_path / "keys" / "edge.pub").read_text())
     device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "other"))
@@ -285,7 +308,7 @@ def test_a_stranger_is_refused_by_name(edge_by_hand, tmp_path):
 
 
 def test_a_port_in_use_is_named(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     (tmp_path / "second").mkdir()
     second = by_hand("edge", config, tmp_path / "second", "--bind", endpoint, "--keys", str(tmp_path / "keys"))
     _, said = second.communicate(timeout=60)
@@ -293,7 +316,7 @@ def test_a_port_in_use_is_named(edge_by_hand, tmp_path):
 
 
 def test_a_device_with_another_configuration_is_refused_with_both_values(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     other = ["--set", "sampling.top_k=7", "--set", "systems=[{system: dssd, stop: {length: 6}}]"]
     device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"), *other)
     _, said = device.communicate(timeout=60)
@@ -302,7 +325,7 @@ def test_a_device_with_another_configuration_is_refused_with_both_values(edge_by
 
 
 def test_a_device_whose_configuration_names_another_target_is_refused_with_both_values(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     other = [word for key in ("engine=null", "device.engine=toy", "edge.engine={engine: toy, acceptance: 0.5}")
              for word in ("--set", key)]  # fmt: skip
     device = by_hand("device", config, tmp_path, "--connect", endpoint, "--keys", str(tmp_path / "keys"), *other)
@@ -312,7 +335,7 @@ def test_a_device_whose_configuration_names_another_target_is_refused_with_both_
 
 
 def test_a_device_with_other_code_is_refused_with_both_hashes(edge_by_hand, tmp_path):
-    config, endpoint = edge_by_hand
+    config, endpoint, _ = edge_by_hand
     copy = tmp_path / "copy"
     root = Path(__file__).parent.parent
     for folder in ("nodes", "transport", "netem", "experiments"):

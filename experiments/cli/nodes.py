@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from experiments.cli.answers import ConfigPath, Control, KeysDir, Overrides, Plain, plain_errors
+from experiments.cli.answers import (
+    ConfigPath,
+    Control,
+    Json,
+    KeysDir,
+    Overrides,
+    Plain,
+    note,
+    plain_errors,
+    print_json,
+)
+
+RESULTS = Path("results")
+EDGE_FILES = "edge.json, power.edge.jsonl, tcp.edge.jsonl"
 
 app = typer.Typer()
 edge = typer.Typer(help="The edge node by hand.", no_args_is_help=True)
@@ -28,10 +44,27 @@ def edge_serve(
     keys: KeysDir = None,
     plain: Plain = False,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/edge"),
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Folder for this node's records; by default a new one in results/edge."),
+    ] = None,
 ) -> None:  # fmt: skip
     """Serve any number of devices, until Ctrl-C."""
-    _node("edge", config, overrides, out, ["--bind", bind, *_control(control)], keys, plain)
+    with plain_errors():
+        from experiments.launch import write_told
+        from experiments.schema import load_config, open_config
+        from nodes.engine import torchrun
+        from nodes.process import main as node_main
+
+        secrets = _secrets(keys, plain)
+        loaded = load_config(config, overrides or []) if config else open_config(overrides or [])
+        with ExitStack() as stack:
+            if torchrun.rank(loaded.edge_engine) in (None, 0):
+                folder = _edge_folder(out)
+            else:  # it only computes
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dssd-rank-")))
+            told = ["--spec", str(write_told(loaded, folder)), "--out", str(folder)]
+            raise typer.Exit(node_main(["edge", *told, "--bind", bind, *_control(control), *secrets]))
 
 
 @device.command("run")
@@ -46,11 +79,29 @@ def device_run(
     keys: KeysDir = None,
     plain: Plain = False,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", help="Where this node's records go.")] = Path("results/device"),
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Folder for this run; by default a new one in results/NAME."),
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Run a configuration's requests against an edge that is already there."""
-    counted = ["--interface", interface] if interface else []
-    _node("device", config, overrides, out, ["--connect", connect, *_control(control), *counted], keys, plain)
+    with plain_errors():
+        from experiments.run import run_device
+        from experiments.schema import config_id, load_config
+        from experiments.store import begin_run, create_run, take_folder
+        from experiments.table import print_table
+
+        words = [*_control(control), *(["--interface", interface] if interface else []), *_secrets(keys, plain)]
+        loaded = load_config(config, overrides or [])
+        resolved = loaded.resolved()
+        folder = begin_run(take_folder(out), resolved) if out else create_run(RESULTS, resolved, config_id(resolved))
+        summary = run_device(loaded, folder, connect, words)
+        print_table(summary)
+        note(f"\nfiles: {folder.path}\nreport: {folder.path / 'report.html'}")
+        note(f"with the edge's own files ({EDGE_FILES}) copied beside them: dssd report {folder.path}")
+        if json:
+            print_json(summary)
 
 
 @app.command()
@@ -63,29 +114,22 @@ def keys(directory: Annotated[Path, typer.Argument(help="Where to write them; ex
             print(path)
 
 
-def _node(
-    node: str,
-    config: Path | None,
-    overrides: list[str] | None,
-    out: Path,
-    where: list[str],
-    keys: Path | None,
-    plain: bool,
-) -> None:
-    with plain_errors():
-        import msgspec
+def _edge_folder(out: Path | None) -> Path:
+    from experiments.store import fresh_folder, point_latest, take_folder
 
-        from experiments.schema import load_config, open_config
-        from nodes.process import main as node_main
+    if out is not None:
+        return take_folder(out)
+    parent = RESULTS / "edge"
+    folder = fresh_folder(parent, f"{datetime.now():%Y%m%d-%H%M%S}")
+    point_latest(parent, folder.name)
+    note(f"records: {folder}")
+    return folder
 
-        if (keys is None) != plain:
-            raise typer.BadParameter("give --keys DIR (made by `dssd keys DIR`), or --plain for no encryption at all")
-        loaded = load_config(config, overrides or []) if config else open_config(overrides or [])
-        out.mkdir(parents=True, exist_ok=True)
-        spec = out / "run.json"
-        spec.write_bytes(msgspec.json.encode(loaded.to_runspec()))
-        secrets = ["--keys", str(keys)] if keys else []
-        raise typer.Exit(node_main([node, "--spec", str(spec), "--out", str(out), *where, *secrets]))
+
+def _secrets(keys: Path | None, plain: bool) -> list[str]:
+    if (keys is None) != plain:
+        raise typer.BadParameter("give --keys DIR (made by `dssd keys DIR`), or --plain for no encryption at all")
+    return ["--keys", str(keys)] if keys else []
 
 
 def _control(address: str | None) -> list[str]:

@@ -59,6 +59,7 @@ def _one(folder: Path, json: bool) -> None:
     from experiments.table import print_table
 
     found = find_run(folder)
+    found.close()
     summary = sum_up(found)
     print_table(summary)
     note(f"\nreport: {found.path / 'report.html'}")

@@ -84,30 +84,43 @@ def carry(world: Machines, *names: str) -> None:
 
 
 @pytest.fixture
-def served(world):
+def edge(world):
     """The edge, started as the page says; it lives until the end of the test, and then ends by Ctrl-C."""
     edge = types(world.edge, command("server", "dssd edge serve"))
     assert json.loads(edge.stdout.readline())["event"] == "ready"
-    yield world
-    edge.send_signal(signal.SIGINT)
-    _, complaint = edge.communicate(timeout=30)
-    assert edge.returncode == 0, complaint
+    yield edge
+    end(edge)
 
 
-def test_the_commands_of_the_page_run_an_experiment(served):
-    said = done(served.device, command("jetson", "dssd device run"))
-    assert json.loads(said.splitlines()[-1])["event"] == "done"
-    home = f"/home/{served.device.user}/results/device"
-    requests = [json.loads(line) for line in served.device.run("cat", f"{home}/requests.jsonl").splitlines()]
+def end(edge: subprocess.Popen[str]) -> None:
+    if edge.poll() is None:
+        edge.send_signal(signal.SIGINT)
+        _, complaint = edge.communicate(timeout=30)
+        assert edge.returncode == 0, complaint
+
+
+def test_the_commands_of_the_page_run_an_experiment_and_sum_it_up(world, edge):
+    done(world.device, command("jetson", "dssd device run"))
+    end(edge)
+    source, target = re.fullmatch(r"scp 'server:(\S+)' (\S+)", command("jetson", "scp")).groups()
+    there, here = (f"/home/{machine.user}" for machine in (world.edge, world.device))
+    for path in world.edge.run("sh", "-c", f"ls {there}/{source}").split():
+        text, name = world.edge.run("cat", path), path.rpartition("/")[2]
+        done(world.device, f"printf %s {shlex.quote(text)} >{target}/{name}")
+    assert "edge: toy" in done(world.device, command("jetson", "dssd report"))
+    left = {name: world.device.run("cat", f"{here}/{target}/{name}") for name in ("requests.jsonl", "summary.json")}
+    requests = [json.loads(line) for line in left["requests.jsonl"].splitlines()]
     assert {request["system"] for request in requests} == {"edge_ar", "dssd"}
     assert all(request["output_tokens"] and request["link_up_bytes"] > 0 for request in requests)
-    assert "clock" in json.loads(served.device.run("cat", f"{home}/device.json"))
+    summary = json.loads(left["summary.json"])
+    assert summary["models"].keys() == {"device", "edge"} and summary["clock"]["compared"]
+    assert summary["status"] == "complete" and summary["events"] == []
 
 
-def test_a_key_that_the_server_does_not_know_is_told_so(served):
-    done(served.device, "dssd keys others")
-    done(served.device, "cp keys/edge.pub others/")
-    stranger = types(served.device, command("jetson", "dssd device run").replace("--keys keys", "--keys others"))
+def test_a_key_that_the_server_does_not_know_is_told_so(world, edge):
+    done(world.device, "dssd keys others")
+    done(world.device, "cp keys/edge.pub others/")
+    stranger = types(world.device, command("jetson", "dssd device run").replace("--keys keys", "--keys others"))
     _, said = stranger.communicate(timeout=60)
     assert stranger.returncode != 0 and "Traceback" not in said
     assert "devices.allow" in said, said

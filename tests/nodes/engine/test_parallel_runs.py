@@ -132,7 +132,7 @@ def test_two_machines_hold_one_target_under_torchrun(pair, tmp_path):
     path = write(tmp_path, pair, ["dssd"], tensor_parallel=2)
     here, _ = run(tmp_path, write(tmp_path, pair, ["dssd"]))
     write(tmp_path, pair, ["dssd"], tensor_parallel=2)
-    names = [f"tp{number}-{os.getpid()}" for number in (0, 1)]
+    names, nodes = [f"tp{number}-{os.getpid()}" for number in (0, 1)], []
     with ExitStack() as stack:
         for name in names:
             ip("netns", "add", name)
@@ -149,6 +149,8 @@ def test_two_machines_hold_one_target_under_torchrun(pair, tmp_path):
             node = start(*command, cwd=tmp_path, namespace=name, GLOO_SOCKET_IFNAME="wire")
             stack.callback(node.wait, 30)
             stack.callback(node.terminate)
+            nodes.append(node)
+        assert json.loads(nodes[0].stdout.readline())["event"] == "ready"
         command = ["-m", "experiments.cli", "device", "run", path, "--plain", "--connect", "tcp://10.79.0.1:5555"]
         device = start(*command, "--out", tmp_path / "device", cwd=tmp_path, namespace=names[1])
         _, complaint = device.communicate(timeout=90)
