@@ -47,7 +47,7 @@ class Scored:
 
 def measure_quality(folder: RunFolder, seconds: float = 60.0) -> dict[str, Any]:
     """Score the run's answers for at most so many seconds and keep the figures as quality.json. Raises EngineError
-    where the target cannot be loaded here, StoreError where there is nothing to score."""
+    where the target cannot be loaded here, StoreError where nothing was scored."""
     from nodes.engine.make import make_unpaced
 
     spec = folder.spec()
@@ -56,6 +56,8 @@ def measure_quality(folder: RunFolder, seconds: float = 60.0) -> dict[str, Any]:
         raise StoreError(f"{folder.path} has no answers to score")
     engine = make_unpaced(spec.edge.engine, "target")
     scored = score(engine, spec, requests, seconds)
+    if not scored:
+        raise StoreError(f"{folder.path}: none of {len(requests)} answers was scored in {seconds:g} s: give it more")
     quality = {
         "target": engine.name,
         "scored": len(scored),
@@ -119,6 +121,11 @@ def with_quality(figures: Mapping[str, Any], quality: Mapping[str, Any]) -> dict
     return {**figures, **NOTHING, **quality.get("systems", {}).get(figures["system"], {})}
 
 
+def asked(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """Of quality.json, how many of the run's answers its figures are from; empty where the target was not asked."""
+    return {key: quality[key] for key in ("target", "scored", "requests") if key in quality}
+
+
 def quality_lines(summary: Mapping[str, Any]) -> list[str]:
     """For below the table, of the systems that are not exact."""
     lines = []
@@ -136,6 +143,12 @@ def quality_lines(summary: Mapping[str, Any]) -> list[str]:
             spread = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
             text += f", {figures['target_logprob_gap']:+.3f}{spread} beside the exact systems"
         lines.append(f"quality of {figures['system']}: {', '.join([*parts, text])}")
+    whole = summary.get("quality") or {}
+    if lines and whole.get("scored", 0) < whole.get("requests", 0):
+        lines.append(
+            f"quality: the target was asked about {whole['scored']} of {whole['requests']} answers, the first made; "
+            "`dssd quality RUN` asks about all"
+        )
     return lines
 
 

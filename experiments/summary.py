@@ -19,7 +19,7 @@ from experiments.clocks import describe_clock
 from experiments.intervals import apart, beside, comparisons, intervals
 from experiments.joules import Joules, energy_of
 from experiments.predict import predict
-from experiments.quality import with_quality
+from experiments.quality import asked, with_quality
 from experiments.statistics import OUTLIER_RULE
 from experiments.store import RunFolder
 from nodes.composition import System
@@ -66,6 +66,7 @@ def summarise_run(run: RunFolder) -> dict[str, Any]:
         **summary,
         "status": manifest.get("status", ""),
         "models": models,
+        "quality": asked(quality),
         "clock": finite(clock),
         "device_limits": run.node("device").get("limits", {}) if held else {},
     }

@@ -69,7 +69,7 @@ def run(
 @app.command()
 def quality(
     folder: RunPath,
-    seconds: Annotated[float, typer.Option("--seconds", help="Stop scoring after so long.")] = 600.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="Stop scoring after so long.")] = 600.0,
     json: Json = False,
 ) -> None:
     """Ask a run's target how probable every answer is to it: what systems that are not exact cost in quality."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from harness import Setup, play
+from report_run import toy_run
+from typer.testing import CliRunner
 
-from experiments.quality import NOTHING, Scored, compare, quality_lines, score, with_quality
+from experiments.cli import app
+from experiments.quality import NOTHING, Scored, compare, measure_quality, quality_lines, score, with_quality
+from experiments.run import tabulate
 from experiments.statistics import FEWEST
+from experiments.store import StoreError
 from experiments.summary import summarise
 from nodes.sampling import Sampling
 
@@ -71,6 +78,24 @@ def test_time_runs_out(tmp_path):
     result = play(setup, tmp_path)
     assert score(setup.engine("target"), setup.spec(), result.requests, -1) == []
     assert compare([], {"device_ar": False}) == {}
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4, 1000])
+def test_of_how_many_answers_the_figures_are_is_told_and_none_replace_none(tmp_path, monkeypatch, seconds):
+    folder = toy_run(tmp_path, ("edge_ar", "u_hlm"), requests=5)
+    before = measure_quality(folder)
+    ticks = itertools.count()
+    monkeypatch.setattr("experiments.quality.time.monotonic", lambda: float(next(ticks)))  # an answer takes a second
+    if seconds < 1:
+        with pytest.raises(StoreError, match="none of 10 answers"):
+            measure_quality(folder, seconds)
+        assert CliRunner().invoke(app, ["quality", str(tmp_path), "--seconds", "0"]).exit_code == 2
+        assert folder.quality() == before
+        return
+    scored = measure_quality(folder, seconds)["scored"]
+    summary = tabulate(folder)
+    assert summary["quality"] == {"target": "toy", "scored": scored, "requests": 10} and scored == min(seconds, 10)
+    assert any(f"{scored} of 10 answers" in line for line in quality_lines(summary)) == (scored < 10)
 
 
 def test_lines_are_for_what_is_not_exact(tmp_path):
