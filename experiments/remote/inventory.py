@@ -48,6 +48,16 @@ class HostSpec(Strict):
             raise ValueError(f"{value!r} is no name: it must not be empty, begin with '-' or hold a space")
         return value
 
+    @field_validator("address", "link_address")
+    @classmethod
+    def _is_not_ipv6(cls, value: str | None) -> str | None:
+        if value is not None and ":" in value:
+            raise ValueError(
+                f"{value!r}: the nodes talk over IPv4, and rsync takes no such address; give a name or an IPv4 address "
+                "(a Host of ~/.ssh/config may stand for any)"
+            )
+        return value
+
     @model_validator(mode="after")
     def _is_somewhere(self) -> HostSpec:
         given = [key for key in HERE_MEANS_NOTHING if getattr(self, key) is not None]

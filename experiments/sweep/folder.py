@@ -128,6 +128,12 @@ class SweepFolder:
                 time.sleep(0.05)
             yield runs
 
+    def wish(self, repeats: int) -> None:
+        """So many passes from now on: the one number of a sweep that may change between two commands."""
+        if self.definition["repeats"] != repeats:
+            self.definition["repeats"] = repeats
+            _write(self.path / SWEEP_JSON, self.definition)
+
     def begin(self, point: Point, turn: Turn, attempt: int, jobs: int) -> RunFolder:
         """A new run's folder in running/, saying whose turn it is before anything of it runs."""
         stem, number = f"{datetime.now():%Y%m%d-%H%M%S}-{point.id}", 1
@@ -186,11 +192,7 @@ def open_sweep(sweep: Sweep, results: Path, fresh: bool) -> tuple[SweepFolder, b
     }  # fmt: skip
     try:
         if newest and not fresh and (numbers[newest] / SWEEP_JSON).is_file():
-            folder = SweepFolder(numbers[newest])
-            if folder.definition["repeats"] != sweep.repeats:
-                folder.definition["repeats"] = sweep.repeats
-                _write(folder.path / SWEEP_JSON, folder.definition)
-            return folder, True
+            return SweepFolder(numbers[newest]), True
         number = newest if newest and not fresh else newest + 1  # a folder without sweep.json was killed while made
         path = parent / (f"sweep-{sweep.id}" if number == 1 else f"sweep-{sweep.id}-{number}")
         path.mkdir(parents=True, exist_ok=True)

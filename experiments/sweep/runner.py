@@ -72,6 +72,7 @@ def run_sweep(sweep: Sweep, folder: SweepFolder, jobs: int = 1, again: bool = Fa
     check_jobs(sweep, jobs)
     with folder.locked() as lock, exit_on_sigterm(), SweepProgress(sweep.name, folder.path) as progress:
         try:
+            folder.wish(sweep.repeats)
             _Runner(sweep, folder, jobs, again, lock, progress).run()
         except (KeyboardInterrupt, SystemExit) as stop:
             progress.stopped()

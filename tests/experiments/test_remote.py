@@ -386,6 +386,8 @@ def test_a_check_alone_says_what_both_have_and_leaves_nothing(world, tmp_path):
         ({"device": {"address": "-oProxyCommand=x"}, "edge": {"address": "y"}}, "begin with '-'"),
         ({"device": {"local": True, "user": "ada"}, "edge": {"address": "y"}}, "user mean nothing"),
         ({"device": {"address": "x"}, "edge": {"local": True}}, "link_address"),
+        ({"device": {"address": "::1"}, "edge": {"address": "y"}}, "device.address.*IPv4"),
+        ({"device": {"address": "x"}, "edge": {"address": "y", "link_address": "fe80::1"}}, "edge.link_address.*IPv4"),
     ],
 )
 def test_a_bad_inventory_is_refused_by_name(tmp_path, hosts, told):

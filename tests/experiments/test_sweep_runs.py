@@ -243,10 +243,10 @@ def test_two_at_once_are_refused_and_status_sees_the_first(config):
     path = config({"repeats": 2}, **long)
     first = start(path)
     wait_for(lambda: list((path.parent / "results").glob("many/sweep-*/running/*/run.json")), first)
-    _, err = finish(path, code=1)
+    _, err = finish(path, "--set", "sweep.repeats=5", code=1)
     assert f"is being run by process {first.pid}" in err
     found = describe(sweep_of(path))
-    assert (found["state"], found["pid"], found["running"]) == ("running", first.pid, 1)
+    assert (found["state"], found["pid"], found["running"], found["runs"]) == ("running", first.pid, 1, 2)
     _, err = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0, err
     assert_each_once(sweep_of(path), 2)
