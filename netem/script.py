@@ -11,7 +11,7 @@ from shlex import join, quote
 
 from netem.errors import LinkError
 from netem.physical.plan import ifb_name
-from netem.physical.shaping import Shaping
+from netem.physical.shaping import Shaping, timer_s
 from netem.plan import LabNames, in_place, netem_argv, netns_plan
 from netem.spec import DirectionSpec, LinkSpec
 
@@ -28,7 +28,7 @@ def interface_script(shaping: Shaping, dead_man_s: float) -> str:
         "EXEMPT": " ".join(map(str, shaping.exempt_ports)),
         "EGRESS": _netem(shaping.egress),
         "INGRESS": _netem(shaping.ingress),
-        "DEAD_MAN_S": str(round(dead_man_s)),
+        "DEAD_MAN_S": str(timer_s(dead_man_s)),
         "IFB": ifb_name(shaping.interface),
     }
     lines = (FOLDER / "interface.sh").read_text().splitlines(keepends=True)

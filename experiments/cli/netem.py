@@ -43,7 +43,9 @@ Role = Annotated[Optional[str], typer.Option(help="This end of the link: device 
 Only = Annotated[Optional[str], typer.Option(help="Shape one way: egress or ingress.")]  # noqa: UP045
 DeadMan = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option("--dead-man-s", help="Undo everything after this time, unless confirmed or renewed; default 120."),
+    typer.Option(
+        "--dead-man-s", help="Undo everything after this time, 2 s or more, unless confirmed or renewed; default 120."
+    ),
 ]
 
 
@@ -87,7 +89,7 @@ def netem_plan(
             from netem.physical import DEAD_MAN_S
             from netem.script import interface_script
 
-            print(interface_script(shaping, dead_man_s or DEAD_MAN_S), end="")
+            print(interface_script(shaping, DEAD_MAN_S if dead_man_s is None else dead_man_s), end="")
         else:
             from experiments.interface import describe_shaping
 
@@ -161,7 +163,8 @@ def netem_up(
             return
         from netem import physical
 
-        answer(physical.shape(shaping, dead_man_s or physical.DEAD_MAN_S), json, _show_interface)
+        state = physical.shape(shaping, physical.DEAD_MAN_S if dead_man_s is None else dead_man_s)
+        answer(state, json, _show_interface)
 
 
 @app.command("down")
@@ -216,7 +219,7 @@ def netem_confirm(iface: OneIface, json: Json = False) -> None:
 
 def _only_with(what: str, **options: Any) -> None:
     for option, value in options.items():
-        if value:
+        if value is not None and value is not False and value != []:  # 0 is something given
             fail(f"--{option.replace('_', '-')} is for {what}")
 
 

@@ -28,7 +28,7 @@ from netem.errors import BackendError, LinkError
 from netem.journal import Journal, clean_leftovers, journals, network_namespace, state_dir, write_whole
 from netem.physical.found import look_at, make_ifb_possible, qdiscs_of, snapshot
 from netem.physical.plan import NETEM, ifb_name, plan
-from netem.physical.shaping import Shaping, Way
+from netem.physical.shaping import Shaping, Way, timer_s
 from netem.plan import Plan
 
 BACKEND = "physical"
@@ -64,8 +64,7 @@ def shape(shaping: Shaping, dead_man_s: float = DEAD_MAN_S) -> dict[str, Any]:
     """
     if os.geteuid() != 0:
         raise BackendError("shaping an interface takes root: run it with sudo")
-    if not dead_man_s >= 1:
-        raise LinkError(f"dead-man timer of {dead_man_s:g} s: give at least 1 s, and confirm once the link is good")
+    dead_man_s = timer_s(dead_man_s)
     with suppress(LinkError):  # somebody else's trouble; the doctor will tell
         clean_leftovers()
     folder = _folder(shaping.interface)
@@ -97,7 +96,7 @@ def shape(shaping: Shaping, dead_man_s: float = DEAD_MAN_S) -> dict[str, Any]:
 def renew(interface: str, seconds: float | None = None) -> dict[str, Any]:
     """The timer starts again, by default with its first length. Raises LinkError when it is too late."""
     folder, state = _shaped(interface)
-    _set_timer(folder, _ends_in(seconds or state["dead_man_s"]))
+    _set_timer(folder, _ends_in(timer_s(state["dead_man_s"] if seconds is None else seconds)))
     return status(interface)
 
 

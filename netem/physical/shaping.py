@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from netem.spec import Direction, DirectionSpec, LinkSpec, TcpSpec
 
 INTERFACE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")  # a word to every shell, and no option
 SSH_PORT = 22
+LEAST_TIMER_S, LONGEST_TIMER_S = 2, 10**9  # to see that the link is good, and what any shell can count
 
 Role = Literal["device", "edge"]
 Way = Literal["egress", "ingress"]
@@ -113,6 +115,16 @@ class Shaping:
             data["role"],
             data["only"],
         )
+
+
+def timer_s(seconds: float) -> int:
+    """Whole seconds, rounded up, until a link is taken off again. Raises LinkError for what is no such time."""
+    if not LEAST_TIMER_S <= seconds <= LONGEST_TIMER_S:
+        raise LinkError(
+            f"dead-man timer of {seconds:g} s: give {LEAST_TIMER_S} to {LONGEST_TIMER_S:,} s, and confirm once the link"
+            " is good"
+        )
+    return math.ceil(seconds)
 
 
 @dataclass(frozen=True)

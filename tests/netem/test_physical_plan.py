@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from experiments.cli.netem import app
 from experiments.interface import link_from
 from netem.errors import LinkError
-from netem.physical import Shaping
+from netem.physical import Shaping, renew, shape
 from netem.physical.plan import ifb_name, plan
 from netem.physical.shaping import Found
+from netem.script import interface_script
 from netem.spec import LinkSpec
 
 SPEC = LinkSpec(up={"delay_ms": 10}, down={"delay_ms": 25, "rate_mbps": 8})
@@ -96,6 +100,39 @@ def test_a_profiles_file_is_read_once_and_found_from_everywhere(
     assert Shaping.from_description(told) == shaping
     mine.unlink()
     assert Shaping.from_description(told) == shaping
+
+
+@pytest.mark.parametrize("seconds", [-100.0, 0.0, 0.3, 1.9, 1e10, float("inf"), float("nan")])
+def test_a_timer_that_is_none_is_refused_everywhere(
+    seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DSSD_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    shaping, folder = Shaping("eth0", "10.0.0.2", SPEC), tmp_path / "@eth0"
+    with pytest.raises(LinkError, match="dead-man timer of"):
+        shape(shaping, seconds)
+    with pytest.raises(LinkError, match="dead-man timer of"):
+        interface_script(shaping, seconds)
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps({**shaping.describe(), "dead_man_s": 120}))
+    (folder / "deadline").write_text("never")
+    with pytest.raises(LinkError, match="dead-man timer of"):
+        renew("eth0", seconds)
+    assert (folder / "deadline").read_text() == "never"
+    where = ["--iface", "eth0", "--peer", "10.0.0.2", "--set", "link.rtt_ms=4"]
+    for timed in (["plan", "--script", *where], ["plan"]):  # which without an interface has no timer
+        said = CliRunner().invoke(app, [*timed, f"--dead-man-s={seconds}"])
+        assert said.exit_code == 1 and "dead-man" in said.output
+
+
+def test_a_timer_is_never_shorter_than_was_asked_for() -> None:
+    for seconds in (2, 2.01, 2.5, 119.9):
+        (line,) = [
+            line
+            for line in interface_script(Shaping("eth0", "10.0.0.2", SPEC), seconds).splitlines()
+            if line.startswith("DEAD_MAN_S=")
+        ]
+        assert seconds <= int(line.partition("=")[2]) < seconds + 1
 
 
 def test_undo_restores_values_not_guesses() -> None:
