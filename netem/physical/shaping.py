@@ -48,6 +48,9 @@ class Shaping:
             address = ipaddress.ip_address(self.peer)
         except ValueError:
             raise LinkError(f"peer '{self.peer}' is not an IP address: filters need its address, not a name") from None
+        if "%" in self.peer:
+            zone = self.peer.partition("%")[2]
+            raise LinkError(f"peer {self.peer}: filters match an address alone: leave out '%{zone}'")
         if address.is_loopback or address.is_unspecified or address.is_multicast:
             raise LinkError(f"peer {self.peer} is not another machine's address")
         for port in (*self.ports, *self.exempt_ports):

@@ -185,6 +185,7 @@ def test_an_interface_is_named_by_what_is_one_word_to_every_shell() -> None:
         ({"interface": "eth0; reboot"}, "not the name of an interface"),
         ({"peer": "edge.local"}, "not an IP address"),
         ({"peer": "127.0.0.1"}, "not another machine"),
+        ({"peer": "fe80::2%eth0"}, "leave out '%eth0'"),
         ({"ports": (22,)}, "port 22 is exempt"),
         ({"ports": (70000,)}, "between 1 and 65535"),
         ({"spec": LinkSpec()}, "nothing is declared"),
