@@ -25,7 +25,6 @@ from netem.journal import Journal, journals
 from netem.lab import Lab, exit_on_sigterm, open_lab
 from netem.spec import LinkSpec
 
-UP_TIMEOUT_S = 90.0
 DOWN_TIMEOUT_S = 30.0
 SOCKET, STATE = "control", "lab.json"
 

@@ -35,14 +35,7 @@ BACKEND = "physical"
 DEAD_MAN_S = 120.0
 GUARD_START_S = 10.0
 LAST_MOMENT_S = 1.0  # before the time is over: then the guard may be at work already
-STATE, DEADLINE, EXPIRED, BEFORE, UNDO, GUARD = (
-    "state.json",
-    "deadline",
-    "expired",
-    "before.json",
-    "undo.sh",
-    "guard.sh",
-)
+STATE, DEADLINE, BEFORE, UNDO, GUARD = "state.json", "deadline", "before.json", "undo.sh", "guard.sh"
 NEVER = "never"
 UNDO_HEAD = """\
 # Takes everything back. What is gone already is no trouble; anything else is kept in undo.log.
