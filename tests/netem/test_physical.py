@@ -120,9 +120,11 @@ def test_ssh_comes_through_a_dead_link_even_where_both_ends_have_forgotten_where
 
 @pytest.mark.slow
 def test_renewed_then_confirmed_it_outlives_its_time(guest: Guest) -> None:
-    guest.python(API + "physical.shape(wish(), dead_man_s=4); assert physical.renew('vec0', 60)['left_s'] > 50")
+    guest.python(
+        API + "physical.shape(wish()); physical.renew('vec0', 10); assert physical.renew('vec0')['left_s'] > 100"
+    )
     guest.python(API + "state = physical.confirm('vec0'); assert state['confirmed'] and state['left_s'] is None")
-    time.sleep(4)
+    time.sleep(10)
     assert guest.ping_ms() >= SHAPED_MS
     guest.python(API + "physical.restore('vec0')")
 
@@ -308,7 +310,7 @@ def test_the_way_one_logs_in_by_stays_open_and_a_broken_line_undoes(guest: Guest
     login = guest.enter_outside(["ssh", *options, "-b", guest.PEER, f"root@{guest.ADDRESS}"])
     tunables = guest.run("echo $GLIBC_TUNABLES").strip()  # what sshd does not pass on and programs here need
     path = f"PATH={Path(sys.executable).parent}:/usr/sbin:$PATH"
-    work = f"export PYTHONPATH={PROJECT} GLIBC_TUNABLES={tunables} {path}; {UP} --dead-man-s 6 --json && sleep 60"
+    work = f"export PYTHONPATH={PROJECT} GLIBC_TUNABLES={tunables} {path}; {UP} --json && sleep 60"
     with subprocess.Popen([*login, work], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as line:
         assert line.stdout is not None
         said = [line.stdout.readline()]
@@ -318,6 +320,7 @@ def test_the_way_one_logs_in_by_stays_open_and_a_broken_line_undoes(guest: Guest
         shaped = json.loads(said[-1])
         assert shaped["exempt_ports"] == [22, 2222]
         assert guest.knock_ms(2222) < BARE_MS and guest.knock_ms(5555) >= SHAPED_MS
+        guest.run(f"dssd netem renew --iface {guest.INTERFACE} --seconds 3")  # no sooner: a slow machine has to measure
         line.kill()
     guest.wait_for_state(before)
     guest.run("kill $(cat /run/sshd.pid)")
