@@ -22,7 +22,7 @@ class RoundRecord(Struct):
     repeat: int
     warmup: bool
     round: int
-    attempt: int  # times it was sent again: after a silence, a lost connection or to a restarted edge
+    attempt: int  # times it was sent again: after a silence, a lost connection or reply, to a restarted edge
     epoch: int
     start_ns: int  # drafting begins
     sent_ns: int = 0  # handed to the socket's thread; 0: nothing was sent
