@@ -42,6 +42,7 @@ from nodes.engine.make import follow_engine, make_engine
 from nodes.engine.paced import PacedEngine
 from nodes.identity import source_hash
 from nodes.limits import LimitError, limited
+from nodes.policies import PolicyError
 from nodes.policies.stop import make_stop
 from nodes.probes import EnergySource, ProbeError, parse_probe, probe_names
 from nodes.probes.sampler_process import SamplerProcess
@@ -55,7 +56,7 @@ from transport.link import LinkError
 from transport.zmq_link import LinkTiming, ZmqDeviceLink, ZmqEdgeLink
 
 log = logging.getLogger("dssd")
-EXPECTED = (EdgeError, EngineError, LinkError, KeysError, ProbeError, CompositionError, LimitError)
+EXPECTED = (EdgeError, EngineError, LinkError, KeysError, ProbeError, PolicyError, CompositionError, LimitError)
 HEADER_ROOM_BYTES = 1 << 16
 PROMPT_ROOM_BYTES = 8 << 20  # a long prompt rides in the header
 SWITCH_INTERVAL_S = 5e-4  # a socket's thread should not wait 5 ms for the compute loop to let go of the interpreter

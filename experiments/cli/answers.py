@@ -105,6 +105,10 @@ def plain_errors() -> Iterator[None]:
         yield
     except expected_failures() as error:
         fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")
 
 
 def fail(message: str) -> NoReturn:

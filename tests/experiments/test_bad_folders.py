@@ -188,6 +188,11 @@ def test_a_spoilt_configuration_among_several_is_left_out(whole, run, content):
     assert code == 0 and "left out" in said and "config.yaml" in said
 
 
+def test_a_place_that_cannot_be_written_is_named(whole):
+    code, said = ask(["report", "--out", "/proc/page.html"], whole, whole)
+    assert code == 1 and "/proc/" in said and "No such file" in said
+
+
 @pytest.mark.parametrize("words", READ_ONE, ids=" ".join)
 def test_what_is_no_run_is_said(tmp_path, words):
     code, said = ask(words, tmp_path)
