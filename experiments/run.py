@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from experiments.energy_files import run_energy, write_energy
 from experiments.launch import Outcome, Seat, attend, run_nodes, write_link, write_told
@@ -23,17 +25,17 @@ from netem.spec import DIRECTIONS, LinkSpec
 from nodes.device import jobs
 from nodes.engine import EngineError
 
+ROOM_BYTES = 1 << 16  # for the manifest that says how a run ended
+
 
 def run_experiment(config: Config, results: Path) -> tuple[RunFolder, dict[str, Any]]:
     """Run it; returns its folder and summary. Raises LinkError, RunError; what was recorded by then is kept and, as
     far as it goes, summed up."""
     resolved = config.resolved()
     folder = create_run(results, resolved, config_id(resolved))
-    try:
+    with _summed_up_even_so(folder):
         record_run(config, folder)
-    finally:
-        summary = sum_up(folder) if folder.requests().records else {}
-    return folder, summary
+    return folder, _sum_up_if_recorded(folder)
 
 
 def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | None = None) -> None:
@@ -49,39 +51,86 @@ def record_run(config: Config, folder: RunFolder, about: Mapping[str, Any] | Non
 def run_device(config: Config, folder: RunFolder, edge: str, words: Sequence[str]) -> dict[str, Any]:
     """The device's half of a run, for an edge that listens at `edge` already; its summary, from what is recorded here.
     `words`: what else the node is told. Raises RunError; what was recorded by then is kept and summed up."""
-    try:
-        with recording(config, folder) as outcome, ProgressBar(config.name, str(folder.path)) as progress:
-            outcome.link = {"backend": "by hand", "declared": config.link.model_dump()}
-            write_link(folder.path, outcome)
-            told = ["--spec", str(write_told(config, folder.path)), "--out", str(folder.path)]
-            seat = Seat("device", sys.executable, [*told, *words], lambda argv: argv)
+    with _summed_up_even_so(folder), recording(config, folder) as outcome:
+        outcome.link = {"backend": "by hand", "declared": config.link.model_dump()}
+        write_link(folder.path, outcome)
+        told = ["--spec", str(write_told(config, folder.path)), "--out", str(folder.path)]
+        seat = Seat("device", sys.executable, [*told, *words], lambda argv: argv)
+        with ProgressBar(config.name, str(folder.path)) as progress:
             attend(seat, edge, folder.path, progress.update)
-            outcome.status = "complete"
-    finally:
-        summary = sum_up(folder) if folder.requests().records else {}
-    return summary
+        outcome.status = "complete"
+    return _sum_up_if_recorded(folder)
+
+
+@contextmanager
+def _summed_up_even_so(folder: RunFolder) -> Iterator[None]:
+    """Where the block fails, what it recorded until then is summed up."""
+    try:
+        yield
+    except BaseException:
+        with besides():
+            _sum_up_if_recorded(folder)
+        raise
+
+
+def _sum_up_if_recorded(folder: RunFolder) -> dict[str, Any]:
+    return sum_up(folder) if folder.requests().records else {}
+
+
+@contextmanager
+def besides() -> Iterator[None]:
+    """For what is still to be done when something has failed: that it fails too is told, and does not take the first
+    failure's place."""
+    try:
+        yield
+    except Exception as error:
+        print(f"besides: {error}", file=sys.stderr)
 
 
 @contextmanager
 def recording(config: Config, folder: RunFolder, about: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
-    """The manifest before what is done inside, and after it with its outcome; then what `RunFolder.close` derives."""
+    """The manifest before what is done inside, and after it with its outcome; then what `RunFolder.close` derives. On a
+    disk that fills up meanwhile there is room for that manifest."""
     manifest = {**start_manifest(config.resolved(), folder.run_id), **(about or {})}
-    folder.write_manifest(manifest)
     outcome = Outcome()
-    try:
-        yield outcome
-    except Exception as error:
-        outcome.status = f"failed: {error}"
-        raise
-    finally:
+
+    def end() -> None:
+        room.close()
         folder.write_manifest(_with_outcome(manifest, folder, outcome))
         folder.close()
 
+    with _room(folder.path) as room:
+        folder.write_manifest(manifest)
+        try:
+            yield outcome
+        except BaseException as failure:
+            if isinstance(failure, Exception):
+                outcome.status = f"failed: {failure}"
+            with besides():
+                end()
+            raise
+        end()
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[IO[bytes]]:
+    """A file without a name, which holds that much of the disk until it is closed. Raises StoreError."""
+    with tempfile.TemporaryFile(dir=folder) as room:
+        try:
+            os.posix_fallocate(room.fileno(), 0, ROOM_BYTES)
+        except OSError as error:
+            raise StoreError(f"{folder}: no room for a run's records: {error.strerror}") from None
+        yield room
+
 
 def _with_outcome(manifest: Mapping[str, Any], folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
-    """The manifest with that, and with what the nodes left."""
-    models = {node: engine for node in ("device", "edge") if (engine := folder.node(node).get("engine"))}
-    device = folder.node("device")
+    """The manifest with that, and with what the nodes left, as far as it can be read."""
+    left: dict[str, dict[str, Any]] = {}
+    for node in ("device", "edge"):
+        with suppress(StoreError):
+            left[node] = folder.node(node)
+    models = {node: engine for node, found in left.items() if (engine := found.get("engine"))}
+    device = left.get("device")
     ended = end_manifest(
         manifest, status=outcome.status, link=outcome.link, models=models, events=outcome.events, device=device
     )

@@ -299,7 +299,13 @@ def _announce(event: str, **fields: Any) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    """All of it or nothing, on a full disk too."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _die_with_parent(parent: int) -> None:
