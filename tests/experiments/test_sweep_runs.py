@@ -35,7 +35,7 @@ TOY = {
     "transport": {"security": "plain"},
 }
 COMMAND = [sys.executable, "-m", "experiments.cli", "run"]
-PATIENCE_S = 120
+PATIENCE_S = 400
 
 
 @pytest.fixture

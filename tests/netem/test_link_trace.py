@@ -55,12 +55,12 @@ def test_a_trace_is_applied_point_by_point_and_written_down(lab: Lab, course: Pa
 
 
 def test_a_loss_that_comes_and_goes_takes_its_marks_and_correlation_along(lab: Lab, tmp_path: Path) -> None:
-    (tmp_path / "loss.csv").write_text("t_s,loss_pct\n0,0\n0.1,5\n0.2,0\n")
+    (tmp_path / "loss.csv").write_text("t_s,loss_pct\n0,0\n60,5\n120,0\n")
     trace = {"file": str(tmp_path / "loss.csv"), "loop": False}
     lab.change(LinkSpec(backend=lab.backend, up={"ecn": True, "loss_correlation_pct": 25, "trace": trace}))
-    for t_s in (0.0, 0.1, 0.2):
-        play(lab, tmp_path / "log", 0.05, t_s)
-        assert ("loss_correlation_pct" in lab.applied["up"]) == (t_s == 0.1)
+    for t_s in (0.0, 60.0, 120.0):
+        play(lab, tmp_path / "log", 0.5, t_s)
+        assert ("loss_correlation_pct" in lab.applied["up"]) == (t_s == 60.0)
 
 
 def test_a_rate_of_nothing_keeps_what_waits_and_lets_it_go_afterwards(lab: Lab, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_rate_of_nothing_keeps_what_waits_and_lets_it_go_afterwards(lab: Lab, 
 
 def test_a_trace_can_be_entered_in_its_middle(lab: Lab, course: Path, tmp_path: Path) -> None:
     lab.change(LinkSpec(backend=lab.backend, trace={"file": str(course), "speed": 0.1, "offset_s": 0.1}))
-    lines = play(lab, tmp_path / "log", 0.1, t_s=2.5)  # 0.1 + 0.1 * 2.5 = 0.35, its last point
+    lines = play(lab, tmp_path / "log", 0.3, t_s=2.5)  # 0.1 + 0.1 * 2.5 = 0.35, its last point
     assert {(line["t_s"], line["rate_mbps"]) for line in lines} == {(2.5, 20.0)}
 
 
