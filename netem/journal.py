@@ -98,9 +98,9 @@ class Journal:
 
     def hand_over(self, pid: int) -> None:
         """From now on process `pid` owns the lab. Raises LinkError when it is not there to do so."""
-        self.pid, self.started_ticks = pid, started_ticks(pid)
-        if not self.owner_lives():
+        if (started := started_ticks(pid)) == -1:
             raise LinkError(f"process {pid}, which has to watch over {self.lab_id}, has ended: try again")
+        self.pid, self.started_ticks = pid, started
         write_whole(self.folder / "journal.json", json.dumps(asdict(self), indent=1))
 
     def owner_lives(self) -> bool:
@@ -113,7 +113,9 @@ class Journal:
         if self.boot_id in ("", boot_id()):
             if self.network and self.network != network_namespace():
                 return [f"made in another network namespace ({self.network}): undo it from there"]
-            let_guard_undo(self.folder)  # and once more by us: what was still being set up may have come in between
+            let_guard_undo(self.folder)
+            if not self.folder.exists() and self.pid != os.getpid():
+                return []  # who was still setting up undoes once more: commands of its own may have come in between
             for name in self.namespaces:
                 problems += kill_members(name)
             for argv in self.undo:

@@ -185,17 +185,20 @@ def test_nobody_dead_owns_a_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert not Journal("orphan", [], [], pid=gone.pid, started_ticks=-1, boot_id=journal.boot_id).owner_lives()
 
 
-def test_closing_leaves_the_undoing_to_the_guard_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Once told it does so whatever becomes of who told it."""
+@pytest.mark.parametrize("is_up", [True, False])
+def test_closing_leaves_the_undoing_to_the_guard(is_up: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once told it does so whatever becomes of who told it. Who is still setting up does it once more."""
     monkeypatch.setenv("DSSD_STATE_DIR", str(tmp_path / "labs"))
-    journal = Journal("@guarded", namespaces=[], undo=[])
+    journal = Journal("@guarded", namespaces=[], undo=[["touch", str(tmp_path / "once more")]])
     journal.write()
-    texts = {"state.json": "{}", "deadline": "never", "undo.sh": f"echo undone >{tmp_path}/said"}
+    texts = {"state.json": "{}", "deadline": "never", "undo.sh": f"touch '{tmp_path}/undone'"}
     for name, text in {**texts, "guard.sh": Path(interface.__file__).with_name("guard.sh").read_text()}.items():
         (journal.folder / name).write_text(text)
     guard = interface._start_guard(journal.folder)
+    if is_up:
+        journal.hand_over(guard)
     assert journal.close() == []
-    assert (tmp_path / "said").read_text() == "undone\n"
+    assert (tmp_path / "undone").exists() and (tmp_path / "once more").exists() != is_up
     assert not journal.folder.exists() and started_ticks(guard) == -1
 
 
