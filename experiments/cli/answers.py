@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,16 +100,23 @@ def note(text: str) -> None:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """What a user can mend is told in one line, without a traceback; anything else is a bug and shows one."""
-    from experiments.failures import expected_failures
+    from experiments.failures import in_a_line
 
     try:
         yield
-    except expected_failures() as error:
-        fail(str(error))
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if (line := in_a_line(error)) is None:
             raise
-        fail(f"{error.filename}: {error.strerror}")
+        fail(line)
+
+
+def make_place(path: Path) -> None:
+    """For a file that is written after minutes of work. Raises OSError where it cannot be; what is there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.open("r+b").close()
+    else:
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def fail(message: str) -> NoReturn:

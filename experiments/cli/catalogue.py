@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from experiments.cli.answers import Json, answer, note, plain_errors, table
+from experiments.cli.answers import Json, answer, make_place, note, plain_errors, table
 
 app = typer.Typer()
 
@@ -47,6 +47,8 @@ def bench(
     with plain_errors():
         from experiments.bench import run_bench
 
+        if out:
+            make_place(out)
         records = run_bench([*(parts or []), *(only or [])])
         if out:
             out.write_text(jsonlib.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from experiments.cli.answers import Json, Overrides, answer, note, plain_errors, table
+from experiments.cli.answers import Json, Overrides, answer, make_place, note, plain_errors, table
 
 if TYPE_CHECKING:
     from experiments.schema import Config
@@ -52,6 +52,7 @@ def router(
             raise typer.BadParameter("--out FILE: where this pair's router goes")
         loaded, prompts, source = _material("router", config, overrides, queries)
         path = out or BUNDLED
+        make_place(path)
         trained = train_router(loaded, prompts, source, answers, new_tokens)
         write_router(trained, path)
         note(f"{trained.card['fitted_on']} queries fitted on, {trained.card['tested_on']} tested on: {path}")
@@ -85,6 +86,7 @@ def head(
         path = out or BUNDLED
         if path.suffix != ".npz":
             raise typer.BadParameter(f"{path}: a head's file ends in .npz")
+        make_place(path)
         card = msgspec.to_builtins(train_head(loaded, prompts, source, rounds, path).card)
         note(f"{path}, and its card {path.with_suffix('.json')}")
         answer({"file": str(path), **card}, json, lambda made: table([made["held_out"]], list(made["held_out"])))

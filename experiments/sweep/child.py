@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from experiments.failures import expected_failures
+from experiments.failures import in_a_line
 from experiments.run import record_run, tabulate
 from experiments.schema import load_config
 from experiments.store import RunFolder
@@ -34,8 +34,10 @@ def main(path: str, parent: str) -> int:
         else:
             record_run(load_config(folder.path / "config.yaml"), folder, {"sweep": manifest["sweep"]})
         tabulate(folder)
-    except expected_failures() as error:
-        print(f"dssd: {error}", file=sys.stderr)
+    except Exception as error:
+        if (line := in_a_line(error)) is None:
+            raise
+        print(f"dssd: {line}", file=sys.stderr)
         return 1
     return 0
 

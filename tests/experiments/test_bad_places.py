@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from report_run import toy_run
+from typer.testing import CliRunner
 
+from experiments.cli import app
 from experiments.launch import RunError
 from experiments.progress import ProgressBar
 from experiments.run import record_run, recording, run_experiment, tabulate
@@ -86,3 +91,70 @@ def test_a_summary_that_cannot_be_made_does_not_hide_why_the_run_failed(config, 
     with pytest.raises(RunError, match="what failed"):
         run_experiment(config, tmp_path)
     assert "requests.jsonl" in capsys.readouterr().err
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    path.mkdir()
+    return toy_run(path, systems=("edge_ar", "dssd")).path
+
+
+def told(*words: object) -> str:
+    """What a command that fails says on stderr; it must not be a traceback."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.exception
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("dssd: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", ["summary.json", "report.html", "trace.json", "figures", "quality.json"])
+def test_a_file_of_a_run_that_cannot_be_replaced_is_named(whole, tmp_path, name):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / name).mkdir() if name != "figures" else (run / name).write_text("")
+    assert name in told("quality" if name == "quality.json" else "report", run)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "RUN", "--out", "PLACE.html"],
+        ["figure", "throughput", "RUN", "--out", "PLACE"],
+        ["table", "RUN", "--out", "PLACE"],
+        ["export", "parquet", "RUN", "--out", "PLACE"],
+        ["edge", "serve", "--plain", "--out", "PLACE"],
+        ["device", "run", "CONFIG", "--plain", "--out", "PLACE"],
+        ["probes", "record", "--probe", "psutil_trace", "--out", "PLACE", "--", "true"],
+        ["bench", "work", "--out", "PLACE"],
+        ["train", "router", "--out", "PLACE"],
+        ["train", "head", "--out", "PLACE.npz"],
+    ],
+    ids=" ".join,
+)
+def test_a_place_where_nothing_can_be_is_named_before_minutes_are_spent(whole, tmp_path, monkeypatch, words):
+    for work in ("bench.run_bench", "training.router.train_router", "training.head.train_head"):
+        monkeypatch.setattr(f"experiments.{work}", lambda *_: pytest.fail("it was measured first"))
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "mine.yaml").write_text("{engine: toy, systems: [edge_ar]}")
+    named = {"RUN": str(whole), "CONFIG": str(tmp_path / "mine.yaml")}
+    place = str(tmp_path / "file" / "x")
+    assert str(tmp_path / "file") in told(*(named.get(word, word.replace("PLACE", place)) for word in words))
+
+
+def test_a_disk_that_is_full_when_a_run_is_summed_up_is_told(whole, small_disk):
+    run = shutil.copytree(whole, small_disk / "run")
+    fill(small_disk)
+    assert "No space left on device: make room" in told("report", run)
+
+
+def test_a_run_of_a_sweep_tells_it_in_a_line_too(config, tmp_path):
+    run = create_run(tmp_path, config.resolved(), "id")
+    run.write_manifest({"status": "starting", "sweep": {}})
+    (run.path / "run.json").mkdir()
+    child = [sys.executable, "-m", "experiments.sweep.child", str(run.path), str(os.getpid())]
+    done = subprocess.run(child, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"dssd: {run.path / 'run.json'}: Is a directory" in done.stderr
