@@ -21,6 +21,11 @@ ROLES: tuple[Role, ...] = ("device", "edge")
 HERE_MEANS_NOTHING = ("address", "port", "user", "identity", "ssh_config")
 
 
+def bracketed(address: str) -> str:
+    """As it stands before a port or a path: an IPv6 address has colons of its own."""
+    return f"[{address}]" if ":" in address else address
+
+
 class HostSpec(Strict):
     """A machine as the system's own ssh knows it. What is not named is taken from ~/.ssh/config, as ssh does."""
 
@@ -46,16 +51,6 @@ class HostSpec(Strict):
     def _is_no_option(cls, value: str | None) -> str | None:
         if value is not None and (not value or value.startswith("-") or any(c.isspace() for c in value)):
             raise ValueError(f"{value!r} is no name: it must not be empty, begin with '-' or hold a space")
-        return value
-
-    @field_validator("address", "link_address")
-    @classmethod
-    def _is_not_ipv6(cls, value: str | None) -> str | None:
-        if value is not None and ":" in value:
-            raise ValueError(
-                f"{value!r}: the nodes talk over IPv4, and rsync takes no such address; give a name or an IPv4 address "
-                "(a Host of ~/.ssh/config may stand for any)"
-            )
         return value
 
     @model_validator(mode="after")
@@ -101,5 +96,11 @@ class HostsSpec(Strict):
 
     @property
     def edge_address(self) -> str:
-        """Where the device finds the edge."""
-        return str(self.edge.link_address or self.edge.address)
+        """Where the device finds the edge, as it stands before a port."""
+        return bracketed(str(self.edge.link_address or self.edge.address))
+
+    @property
+    def anywhere(self) -> str:
+        """Every address of the edge's machine, of the kinds that the device knows of."""
+        known = [self.edge_address, self.edge.control_address or ""]
+        return "[::]" if any(":" in address for address in known) else "0.0.0.0"

@@ -107,15 +107,16 @@ def _order(config: Config, role: Role, only: str | None) -> dict[str, Any]:
 
 
 def address_on_link(hosts: HostsSpec, role: Role) -> str:
-    """Raises RemoteError for a name: filters need an address."""
+    """Raises RemoteError for a name: filters need an address; and for one of IPv6, over which nothing is measured."""
     host = getattr(hosts, role)
     address = str(host.link_address or host.address)
     try:
-        return str(ipaddress.ip_address(address))
+        if ipaddress.ip_address(address).version == 4:
+            return address
+        problem = "is of IPv6, and a shaped link is measured over IPv4"
     except ValueError:
-        raise RemoteError(
-            f"{role} host {host.where}: '{address}' is no IP address, and shaping needs one: give {role}.link_address"
-        ) from None
+        problem = "is no IP address, and shaping needs one"
+    raise RemoteError(f"{role} host {host.where}: '{address}' {problem}: give {role}.link_address")
 
 
 def _other(role: Role) -> Role:

@@ -24,7 +24,7 @@ from experiments.launch import Outcome, Progress, Seat, interrupt_as_exit, super
 from experiments.locks import lock_holder, open_lock, try_lock
 from experiments.remote.ask import ask, refuse, same_models
 from experiments.remote.deploy import Place, deploy
-from experiments.remote.inventory import HostSpec, HostsSpec, Role
+from experiments.remote.inventory import HostSpec, HostsSpec, Role, bracketed
 from experiments.remote.link import CONTROL_PORT, shaped_link
 from experiments.remote.ssh import LocalHost, RemoteError, SshHost
 from experiments.schema import Config
@@ -77,8 +77,7 @@ def run_on_hosts(config: Config, folder: Path, progress: Progress, outcome: Outc
             _tell(config, _spec(config, machines), machines, folder, scratch)
         with _collected(machines, folder, outcome, progress), shaped_link(config, machines, folder, progress, outcome):
             seats = tuple(_seat(config, machine, scratch) for machine in machines)
-            edge = config.hosts.edge
-            bind = f"tcp://0.0.0.0:{edge.listen_port}"
+            bind = f"tcp://{config.hosts.anywhere}:{config.hosts.edge.listen_port}"
             supervise(config, seats, bind, config.hosts.edge_address, folder, progress, outcome)  # type: ignore[arg-type]
 
 
@@ -240,7 +239,7 @@ def _device_words(config: Config, spec: HostSpec) -> list[str]:
     edge = config.hosts.edge
     words = ["--interface", spec.interface] if spec.interface else []
     if edge.control_address and edge.control_port:
-        return [*words, "--control", f"tcp://{edge.control_address}:{edge.control_port}"]
+        return [*words, "--control", f"tcp://{bracketed(edge.control_address)}:{edge.control_port}"]
     if config.link.is_shaped:
         port = edge.control_port or CONTROL_PORT
         return [*words, "--control", f"tcp://{config.hosts.edge_address}:{port}", "--control-exempt"]
@@ -250,7 +249,7 @@ def _device_words(config: Config, spec: HostSpec) -> list[str]:
 def _edge_words(config: Config) -> list[str]:
     assert config.hosts is not None
     port = config.hosts.edge.control_port or (CONTROL_PORT if config.link.is_shaped else 0)
-    return ["--control", f"tcp://0.0.0.0:{port}"]
+    return ["--control", f"tcp://{config.hosts.anywhere}:{port}"]
 
 
 def _cut_off(machine: Machine) -> str:

@@ -14,12 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.remote.inventory import HostSpec, Role
+from experiments.remote.inventory import HostSpec, Role, bracketed
 
 CONNECT_WITHIN_S = 15
 COMMAND_WITHIN_S = 60.0
 COPY_WITHIN_S = 600.0
-SSH_FAILED = 255  # ssh's own exit code; a command's is its own
 SPOKEN = "dssd-connected"
 ALIVE = ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"]
 REMEDIES = {
@@ -166,7 +165,7 @@ class SshHost(LocalHost):
     def put(self, source: Path, target: str, files: Sequence[str] | None = None) -> None:
         """Copy the content of a folder, or those `files` of it. Raises RemoteError."""
         some = ["--files-from=-"] if files is not None else []
-        argv = ["rsync", "-rlpt", *some, "-e", shlex.join(self._ssh), f"{source}/", f"{self._destination}:{target}/"]
+        argv = ["rsync", "-rlpt", *some, "-e", shlex.join(self._ssh), f"{source}/", self._path(target)]
         self._say(argv, "\n".join(files or ()), COPY_WITHIN_S)
 
     def fetch(self, source: str, target: Path, without: Sequence[str] = ()) -> None:
@@ -179,14 +178,22 @@ class SshHost(LocalHost):
             *but,
             "-e",
             shlex.join(self._ssh),
-            f"{self._destination}:{source}/",
+            self._path(source),
             f"{target}/",
         ]
         self._say(argv, "", COPY_WITHIN_S)
 
     @property
     def _destination(self) -> str:
-        return f"{self.spec.user}@{self.spec.address}" if self.spec.user else str(self.spec.address)
+        return self._login + str(self.spec.address)
+
+    @property
+    def _login(self) -> str:
+        return f"{self.spec.user}@" if self.spec.user else ""
+
+    def _path(self, folder: str) -> str:
+        """A folder's content over there, as rsync names it."""
+        return f"{self._login}{bracketed(str(self.spec.address))}:{folder}/"
 
     @property
     def _ssh(self) -> list[str]:

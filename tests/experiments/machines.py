@@ -47,6 +47,7 @@ exec /usr/sbin/sshd -D -e -f /mnt/sshd_config
 SSHD = """
 Port {port}
 ListenAddress 0.0.0.0
+ListenAddress ::
 HostKey /mnt/host_key
 PidFile /mnt/sshd.pid
 UsePAM no

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from machines import PROJECT, Machines, machines, why_not
+from machines import PORT, PROJECT, Machines, machines, why_not
 
 from experiments.collection import collect
 from experiments.launch import Outcome, RunError, run_nodes
 from experiments.progress import ProgressBar
 from experiments.remote.ask import same_models
 from experiments.remote.check import NEEDED, NEEDED_BY_MODELS, _probes, model_hash
-from experiments.remote.link import who_shapes
+from experiments.remote.inventory import HostsSpec
+from experiments.remote.link import address_on_link, who_shapes
 from experiments.remote.run import collect_again, held, run_on_hosts
 from experiments.remote.ssh import RemoteError
 from experiments.run import collect_run, run_experiment
@@ -147,6 +148,25 @@ def test_the_edge_may_be_this_machine(world, tmp_path):
     made, outcome = run(tmp_path, path)
     assert len(made.requests().records) == 2
     assert outcome.hosts["edge"]["where"] == "this machine"
+
+
+@pytest.mark.skipif(not Path("/proc/sys/net/ipv6").is_dir(), reason="this kernel has no IPv6")
+def test_both_machines_may_be_reached_by_ipv6_alone(world, tmp_path):
+    def give(machine: str, port: str, address: str) -> None:
+        subprocess.run(["ip", "-n", machine, "address", "add", f"{address}/64", "dev", port, "nodad"], check=True)
+
+    changes, ssh = {}, f"UserKnownHostsFile {world.folder}/known_hosts\nPort {PORT}\n"
+    for number, machine in enumerate((world.device, world.edge), 1):
+        address, on_link = f"fd00:{number}::1", f"fd00:9::{number}"
+        give(world.desk, f"to{number}", f"fd00:{number}::254")
+        give(machine.namespace, "desk0", address)
+        give(machine.namespace, "link0", on_link)
+        ssh += f"Host {address}\n HostKeyAlias {machine.role}\n"
+        changes[machine.role] = {"address": address, "link_address": on_link, "ssh_config": str(tmp_path / "ssh")}
+    (tmp_path / "ssh").write_text(ssh)
+    made, outcome = run(tmp_path, write_config(tmp_path, world, changes))
+    assert len(made.requests().records) == 2 and outcome.hosts["edge"]["where"] == "grace@fd00:2::1"
+    assert len(made.node("device")["clock"]["measurements"]) == 2 and made.tcp()
 
 
 # What may happen ------------------------------------------------------------------------------------------------------
@@ -386,8 +406,6 @@ def test_a_check_alone_says_what_both_have_and_leaves_nothing(world, tmp_path):
         ({"device": {"address": "-oProxyCommand=x"}, "edge": {"address": "y"}}, "begin with '-'"),
         ({"device": {"local": True, "user": "ada"}, "edge": {"address": "y"}}, "user mean nothing"),
         ({"device": {"address": "x"}, "edge": {"local": True}}, "link_address"),
-        ({"device": {"address": "::1"}, "edge": {"address": "y"}}, "device.address.*IPv4"),
-        ({"device": {"address": "x"}, "edge": {"address": "y", "link_address": "fe80::1"}}, "edge.link_address.*IPv4"),
     ],
 )
 def test_a_bad_inventory_is_refused_by_name(tmp_path, hosts, told):
@@ -435,6 +453,15 @@ def test_each_machine_shapes_what_it_sends_and_one_shapes_both_where_the_other_c
     assert who_shapes(LinkSpec(up={"delay_ms": 5}), {"device": "", "edge": ""}) == {"device": ["up"], "edge": []}
     with pytest.raises(RemoteError, match="no netem"):
         who_shapes(link, {"device": "no netem", "edge": "no netem"})
+
+
+@pytest.mark.parametrize(("address", "told"), [("fd00::1", "measured over IPv4"), ("edge.lan", "needs one")])
+def test_a_link_that_is_shaped_is_between_addresses_it_can_be_measured_at(address, told):
+    hosts = {"device": {"address": "jetson.lan", "link_address": "10.0.0.1"}, "edge": {"address": address}}
+    spec = HostsSpec.model_validate(hosts)
+    assert address_on_link(spec, "device") == "10.0.0.1"
+    with pytest.raises(RemoteError, match=rf"{told}: give edge\.link_address"):
+        address_on_link(spec, "edge")
 
 
 def test_what_a_host_is_told_to_install_is_what_the_project_depends_on():
